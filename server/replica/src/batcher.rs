@@ -1,0 +1,211 @@
+//! Transactions that wait together become one log entry.
+//!
+//! No delay is ever added: a transaction that comes alone goes at once; those
+//! that come while an entry is under way wait for it, and go together. What
+//! waits is bounded, and so is what is under way.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use flotilla_proto::storage::v1::{self as storage, Transaction, command};
+use openraft::errors::ClientWriteError;
+use prost::Message;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    Committed, Metrics, ProposeError,
+    clock::Clock,
+    raft::{Command, Raft, Reply},
+};
+
+/// Operations of one entry, unless one transaction alone has more. The state
+/// machine writes an entry's rows as one batch, and sled's memory grows with
+/// its batches; several entries share an fsync all the same.
+const ENTRY_OPERATIONS: usize = 128;
+/// Bytes of one entry, unless one transaction alone has more.
+const ENTRY_BYTES: usize = 1024 * 1024;
+/// Entries that may be under way while what waits doesn't fill another one:
+/// one that is fsynced and one that is applied.
+const UNFILLED_UNDER_WAY: usize = 2;
+/// Entries that may be under way at all.
+const MAX_UNDER_WAY: usize = 16;
+
+/// What became of each transaction of an entry, in order.
+pub(crate) type Outcomes = Vec<Outcome>;
+
+/// What became of one transaction.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// It happened, now or when it was first sent.
+    Committed(Committed),
+    /// A condition did not hold.
+    Conflict { condition: usize },
+    /// Its request id stands for another request.
+    RequestIdReused,
+}
+
+/// Collects transactions into entries.
+pub(crate) struct Batcher {
+    raft: Raft,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    max_waiting: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    operations: usize,
+    bytes: usize,
+    under_way: usize,
+}
+
+struct Waiting {
+    encoded: Bytes,
+    operations: usize,
+    deadline: Instant,
+    answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
+
+impl Batcher {
+    pub(crate) fn new(raft: Raft, clock: Arc<dyn Clock>, metrics: Metrics, max_waiting: usize) -> Arc<Self> {
+        Arc::new(Self { raft, clock, metrics, max_waiting, queue: Mutex::default() })
+    }
+
+    /// Puts a transaction into the queue, and sees to it that it goes.
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        transaction: &Transaction,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Result<Committed, ProposeError>>, ProposeError> {
+        let (answer, answered) = oneshot::channel();
+        let encoded = Bytes::from(transaction.encode_to_vec());
+        let operations = transaction.operations.len().max(1);
+        {
+            let mut queue = self.queue();
+            if queue.waiting.len() >= self.max_waiting {
+                return Err(ProposeError::Overloaded { waiting: queue.waiting.len() });
+            }
+            queue.operations += operations;
+            queue.bytes += encoded.len();
+            queue.waiting.push_back(Waiting { encoded, operations, deadline, answer });
+            self.metrics.waiting.set(queue.waiting.len() as i64);
+        }
+        self.pump().await;
+        Ok(answered)
+    }
+
+    /// Sends entries for as long as there is something to send and room for it.
+    async fn pump(self: &Arc<Self>) {
+        while let Some((command, answers)) = self.next_entry() {
+            let batcher = self.clone();
+            let reply = Reply(Box::new(move |result| batcher.answer(result, answers)));
+            // An error here means that Raft has stopped; the reply was dropped
+            // then, and with it the answers, whose receivers say so.
+            if self.raft.client_write_ff(command, Some(reply)).await.is_err() {
+                self.queue().under_way -= 1;
+                return;
+            }
+        }
+    }
+
+    fn next_entry(&self) -> Option<(Command, Vec<Answer>)> {
+        let mut queue = self.queue();
+        let full = queue.operations >= ENTRY_OPERATIONS || queue.bytes >= ENTRY_BYTES;
+        let room = if full { MAX_UNDER_WAY } else { UNFILLED_UNDER_WAY };
+        if queue.under_way >= room {
+            return None;
+        }
+        let now = Instant::now();
+        let (mut transactions, mut answers) = (Vec::new(), Vec::new());
+        let (mut operations, mut bytes) = (0, 0);
+        while let Some(next) = queue.waiting.front() {
+            let (next_operations, next_bytes) = (next.operations, next.encoded.len());
+            let fits = operations + next_operations <= ENTRY_OPERATIONS && bytes + next_bytes <= ENTRY_BYTES;
+            if !fits && !transactions.is_empty() {
+                break;
+            }
+            let Some(next) = queue.waiting.pop_front() else { break };
+            queue.operations -= next_operations;
+            queue.bytes -= next_bytes;
+            // Who no longer waits for it must not find it done.
+            if next.deadline <= now || next.answer.is_closed() {
+                // The receiver may be gone, which is what this is about.
+                let _ = next.answer.send(Err(ProposeError::DeadlineExpired { submitted: false }));
+                continue;
+            }
+            operations += next_operations;
+            bytes += next_bytes;
+            transactions.push(next.encoded);
+            answers.push(next.answer);
+        }
+        self.metrics.waiting.set(queue.waiting.len() as i64);
+        if transactions.is_empty() {
+            return None;
+        }
+        queue.under_way += 1;
+        drop(queue);
+        self.metrics.group_transactions.observe(transactions.len() as f64);
+        let kind = command::Kind::Batch(storage::Batch { transactions });
+        Some((encode(self.clock.now(), kind), answers))
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        result: Result<openraft::raft::ClientWriteResponse<crate::raft::TypeConfig>, ClientWriteError<crate::raft::TypeConfig>>,
+        answers: Vec<Answer>,
+    ) {
+        let more = {
+            let mut queue = self.queue();
+            queue.under_way -= 1;
+            !queue.waiting.is_empty()
+        };
+        match result {
+            Ok(response) => {
+                for (answer, outcome) in answers.into_iter().zip(response.data) {
+                    // Who asked may have gone; the transaction stays.
+                    let _ = answer.send(self.tell(outcome));
+                }
+            }
+            Err(_) => {
+                for answer in answers {
+                    let _ = answer.send(Err(ProposeError::NoLeader));
+                }
+            }
+        }
+        if more {
+            let batcher = self.clone();
+            tokio::spawn(async move { batcher.pump().await });
+        }
+    }
+
+    fn tell(&self, outcome: Outcome) -> Result<Committed, ProposeError> {
+        match outcome {
+            Outcome::Committed(committed) => {
+                let counter = if committed.replayed { &self.metrics.replays } else { &self.metrics.committed };
+                counter.inc();
+                Ok(committed)
+            }
+            Outcome::Conflict { condition } => {
+                self.metrics.conflicts.inc();
+                Err(ProposeError::Conflict { condition })
+            }
+            Outcome::RequestIdReused => Err(ProposeError::RequestIdReused),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A command as it goes into the log.
+pub(crate) fn encode(time: u64, kind: command::Kind) -> Command {
+    Command(storage::Command { time, kind: Some(kind) }.encode_to_vec().into())
+}

@@ -1,0 +1,211 @@
+//! What can go wrong, in the words of the log and the store. The transport's
+//! codes are given in one table, in `flotilla-kit`.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use flotilla_store::{InvalidTransaction, StoreError};
+
+/// Why a transaction was not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// A condition of the transaction did not hold. Nothing happened.
+    #[error("condition {condition} of the transaction does not hold")]
+    Conflict {
+        /// Which condition, counted from 0.
+        condition: usize,
+    },
+    /// The request id was used before, with another body. Nothing happened.
+    #[error("this request id was used for another request")]
+    RequestIdReused,
+    /// No state of the rows could make the transaction acceptable.
+    #[error(transparent)]
+    Invalid(#[from] InvalidTransaction),
+    /// Too little room is left on the disk. Nothing happened; reads go on.
+    #[error("{free} bytes are free where the data is, and {required} must be")]
+    DiskFull {
+        /// Bytes free.
+        free: u64,
+        /// Bytes that must be free.
+        required: u64,
+    },
+    /// More transactions wait than the queue holds. Nothing happened.
+    #[error("{waiting} transactions wait already")]
+    Overloaded {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// No leader became known within the deadline. Nothing happened.
+    #[error("the cell has no leader")]
+    NoLeader,
+    /// The deadline passed. Before `submitted`, nothing happened; after it,
+    /// the transaction may still happen, and only a retry with the same
+    /// request id tells.
+    #[error("the deadline passed {}", if *.submitted { "after the transaction entered the log" } else { "while the transaction waited for its turn" })]
+    DeadlineExpired {
+        /// Whether the log had taken the transaction.
+        submitted: bool,
+    },
+    /// The log could not be written. This server acknowledges nothing any more.
+    #[error("the log failed: {reason}")]
+    LogFailed {
+        /// What failed.
+        reason: String,
+    },
+    /// This server is stopping. The transaction may or may not have happened
+    /// if it had been submitted.
+    #[error("the server is stopping")]
+    ShuttingDown,
+}
+
+/// Why a read can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No leader became known within the deadline.
+    #[error("the cell has no leader")]
+    NoLeader,
+    /// The deadline passed.
+    #[error("the deadline passed while the read waited to be current")]
+    DeadlineExpired,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log failed, so this server can't know what is current.
+    #[error("the log failed: {reason}")]
+    LogFailed {
+        /// What failed.
+        reason: String,
+    },
+    /// This server is stopping.
+    #[error("the server is stopping")]
+    ShuttingDown,
+}
+
+/// Why a reader can't go on in the feed.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The records that come next are gone. Start over from a scan.
+    #[error("revision {wanted} is no longer in the feed, which starts at {floor}")]
+    BelowFloor {
+        /// The revision that comes next for the reader.
+        wanted: u64,
+        /// The first revision that can still be read.
+        floor: u64,
+    },
+    /// The cursor belongs to other data. Start over from a scan.
+    #[error("the cursor belongs to history {theirs}, and this is {ours}")]
+    HistoryChanged {
+        /// The cursor's history.
+        theirs: String,
+        /// This cell's history.
+        ours: String,
+    },
+    /// The cursor is ahead of everything that ever happened here.
+    #[error("revision {wanted} has not happened; the last is {last}")]
+    InFuture {
+        /// The cursor's revision.
+        wanted: u64,
+        /// The last revision.
+        last: u64,
+    },
+    /// A changes file can't be read.
+    #[error("the change records can't be read")]
+    Io(#[source] io::Error),
+    /// This server is stopping.
+    #[error("the server is stopping")]
+    ShuttingDown,
+}
+
+/// Why a check gave no answer. (That hashes differ is an answer.)
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The check did not enter the log.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The rows could not be read, or changed too fast to be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a data directory can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {path} is in use by {holder}", path = .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who has it, as far as its lock file says.
+        holder: String,
+    },
+    /// It belongs to another cell or server.
+    #[error("the data directory {path} belongs to {what} {found:?}, and the config says {configured:?}", path = .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// "cell" or "server".
+        what: &'static str,
+        /// What the directory says.
+        found: String,
+        /// What the config says.
+        configured: String,
+    },
+    /// It was written by a newer Flotilla.
+    #[error("the data directory {path} has format {found}, and this version reads up to {known}: use a newer flotilla", path = .path.display())]
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that this version reads.
+        known: u32,
+    },
+    /// A file holds what it can't hold, and it is not a torn tail.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What was found.
+        what: String,
+    },
+    /// Entries that must be there aren't.
+    #[error("the log is incomplete: {what}")]
+    Incomplete {
+        /// What is missing.
+        what: String,
+    },
+    /// The disk refused.
+    #[error("can't {operation} {path}", path = .path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The store failed even though it is new.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Raft refused to start.
+    #[error("the log can't be started: {reason}")]
+    Raft {
+        /// Its reason.
+        reason: String,
+    },
+    /// The store did not catch up with the log in time.
+    #[error("the store did not catch up with the log within {waited:?}")]
+    NotCaughtUp {
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}

@@ -1,0 +1,332 @@
+//! Applies log entries: transactions to rows, and what changed to the feed.
+//!
+//! What an entry does depends on the entries before it and on nothing else: no
+//! clock, no randomness and no configuration is read here.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use flotilla_proto::storage::v1::{self as storage, Applied, Change, Transaction, WindowEntry, command};
+use flotilla_store::{Draft, Outcome as Drafted, PointInTime, Store, StoreError};
+use futures::{Stream, TryStreamExt};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    alias::{SnapshotMetaOf, SnapshotOf},
+    storage::{EntryResponder, RaftStateMachine},
+};
+use prost::Message;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    CheckReport, Committed, Metrics, SpaceCheck,
+    batcher::{Outcome, Outcomes},
+    changes::Changes,
+    feed::Published,
+    raft::{
+        Command, LogId, Payload, StoredMembership, TypeConfig, log_id_from_storage, log_id_to_storage,
+        membership_from_storage, membership_to_storage,
+    },
+    snapshot::{SnapshotFile, Snapshots},
+    window::Window,
+};
+
+/// What the log's entries have led to, shared with who reads it.
+pub(crate) struct Derived {
+    pub(crate) store: Arc<Store>,
+    pub(crate) changes: Arc<Changes>,
+    /// Held while an entry's effects are written, so that who holds it sees
+    /// rows and window of one moment.
+    pub(crate) window: Mutex<Window>,
+    /// What readers of the feed may see.
+    pub(crate) published: watch::Sender<Published>,
+    /// Checks that this server asked for and waits for, by id.
+    pub(crate) checks: Mutex<Checks>,
+    pub(crate) metrics: Metrics,
+}
+
+/// Who waits for which check.
+pub(crate) type Checks = HashMap<String, oneshot::Sender<Result<CheckReport, StoreError>>>;
+
+impl Derived {
+    pub(crate) fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All rows, and the requests remembered, of one moment.
+    pub(crate) fn point_in_time(&self) -> (PointInTime, Window) {
+        let window = self.window();
+        (self.store.point_in_time(), window.clone())
+    }
+}
+
+/// openraft's view of the state machine.
+pub(crate) struct Machine {
+    derived: Arc<Derived>,
+    snapshots: Arc<Snapshots>,
+    /// Closed when openraft lets go of the machine: nothing is applied then.
+    _running: oneshot::Sender<()>,
+}
+
+impl Machine {
+    pub(crate) fn new(derived: Arc<Derived>, snapshots: Arc<Snapshots>, running: oneshot::Sender<()>) -> Self {
+        Self { derived, snapshots, _running: running }
+    }
+
+    fn apply_entry(&self, log_id: &LogId, payload: &Payload) -> io::Result<Outcomes> {
+        let started = Instant::now();
+        let mut applied = self.derived.store.applied();
+        applied.log_id = Some(log_id_to_storage(log_id));
+        let outcomes = match payload {
+            Payload::Blank => self.write(Draft::new(&self.derived.store), applied, Vec::new()).map(|()| Vec::new()),
+            Payload::Membership(membership) => {
+                applied.membership = Some(membership_to_storage(Some(log_id), membership));
+                self.write(Draft::new(&self.derived.store), applied, Vec::new()).map(|()| Vec::new())
+            }
+            Payload::Normal(command) => self.apply_command(applied, command),
+        };
+        self.derived.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
+        outcomes
+    }
+
+    fn apply_command(&self, mut applied: Applied, command: &Command) -> io::Result<Outcomes> {
+        let command = storage::Command::decode(command.0.clone()).map_err(invalid)?;
+        applied.time = applied.time.max(command.time);
+        match command.kind {
+            Some(command::Kind::Batch(batch)) => self.apply_batch(applied, &batch),
+            Some(command::Kind::Trim(trim)) => {
+                applied.floor = applied.floor.max(trim.floor);
+                let floor = applied.floor;
+                self.write(Draft::new(&self.derived.store), applied, Vec::new())?;
+                self.derived.changes.trim(floor)?;
+                self.derived.window().forget_below(floor);
+                Ok(Vec::new())
+            }
+            Some(command::Kind::Check(check)) => {
+                let log_index = applied.log_id.map_or(0, |log_id| log_id.index);
+                self.write(Draft::new(&self.derived.store), applied, Vec::new())?;
+                self.begin_check(check.id, log_index);
+                Ok(Vec::new())
+            }
+            None => self.write(Draft::new(&self.derived.store), applied, Vec::new()).map(|()| Vec::new()),
+        }
+    }
+
+    fn apply_batch(&self, mut applied: Applied, batch: &storage::Batch) -> io::Result<Outcomes> {
+        let mut draft = Draft::new(&self.derived.store);
+        let mut outcomes = Vec::with_capacity(batch.transactions.len());
+        let mut changes: Vec<Change> = Vec::with_capacity(batch.transactions.len());
+        // A retry may be in the same entry as the request that it repeats.
+        let mut remembered: HashMap<bytes::Bytes, usize> = HashMap::new();
+        for encoded in &batch.transactions {
+            let transaction = Transaction::decode(encoded.clone()).map_err(invalid)?;
+            if let Some(request) = &transaction.request {
+                let known = match remembered.get(&request.key) {
+                    Some(position) => Some(replay(&window_entry(&changes[*position]), request)),
+                    None => self.derived.window().get(request).map(|entry| replay(entry, request)),
+                };
+                if let Some(outcome) = known {
+                    outcomes.push(outcome);
+                    continue;
+                }
+            }
+            let revision = applied.revision + 1;
+            match draft.apply(&transaction, revision, applied.time).map_err(io::Error::other)? {
+                Drafted::Conflict { condition } => outcomes.push(Outcome::Conflict { condition }),
+                Drafted::Committed { rows, results } => {
+                    applied.revision = revision;
+                    let answer = transaction.request.as_ref().map(|request| request.answer.clone()).unwrap_or_default();
+                    let time = applied.time;
+                    outcomes.push(Outcome::Committed(Committed {
+                        revision,
+                        time,
+                        results: results.clone(),
+                        answer,
+                        replayed: false,
+                    }));
+                    if let Some(request) = &transaction.request {
+                        remembered.insert(request.key.clone(), changes.len());
+                    }
+                    let (space, request) = (transaction.space, transaction.request);
+                    changes.push(Change { revision, time, space, request, rows, results });
+                }
+            }
+        }
+        self.write(draft, applied, changes)?;
+        Ok(outcomes)
+    }
+
+    /// Change records first, then the rows: a store is never ahead of its
+    /// change records, unless a power cut takes the latter; then it is rebuilt.
+    fn write(&self, draft: Draft<'_>, applied: Applied, changes: Vec<Change>) -> io::Result<()> {
+        let entries: Vec<WindowEntry> =
+            changes.iter().filter(|change| change.request.is_some()).map(window_entry).collect();
+        let (revision, time) = (applied.revision, applied.time);
+        let moved = !changes.is_empty();
+        self.derived.changes.append(changes)?;
+        let mut window = self.derived.window();
+        self.derived.store.write(draft.finish(), applied).map_err(io::Error::other)?;
+        for entry in entries {
+            window.insert(entry);
+        }
+        window.forget_old(time);
+        drop(window);
+        if moved {
+            self.derived.published.send_modify(|published| published.revision = revision);
+        }
+        Ok(())
+    }
+
+    fn begin_check(&self, id: String, log_index: u64) {
+        let mut point = self.derived.store.point_in_time();
+        let derived = self.derived.clone();
+        let hash = move || {
+            let report = check_point(&mut point, log_index);
+            let waiting = derived.checks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            match &report {
+                Ok(report) => report.log_divergence(),
+                Err(error) => tracing::warn!(log_index, %error, "a check of the rows could not be finished"),
+            }
+            if let Some(waiting) = waiting {
+                // Who asked may have gone; the log has the result.
+                let _ = waiting.send(report);
+            }
+        };
+        tokio::task::spawn_blocking(hash);
+    }
+}
+
+/// Reads all rows and compares their hashes with the ones of the time.
+fn check_point(point: &mut PointInTime, log_index: u64) -> Result<CheckReport, StoreError> {
+    while !point.next_rows(1024)?.is_empty() {}
+    let expected = flotilla_store::hash::Hashes::from_storage(&point.applied().hashes).unwrap_or_default();
+    let mut spaces: Vec<u32> = expected.spaces().chain(point.hashes().spaces()).map(|(space, _)| space).collect();
+    spaces.sort_unstable();
+    spaces.dedup();
+    let check = |space| {
+        let (expected, actual) = (expected.of(space), point.hashes().of(space));
+        SpaceCheck { space, rows: actual.rows, expected: expected.sum, actual: actual.sum }
+    };
+    let spaces = spaces.into_iter().map(check).collect();
+    Ok(CheckReport { revision: point.applied().revision, log_index, spaces })
+}
+
+impl CheckReport {
+    /// Whether every space's rows are what the log led to.
+    pub fn holds(&self) -> bool {
+        self.spaces.iter().all(|space| space.expected == space.actual)
+    }
+
+    fn log_divergence(&self) {
+        for space in self.spaces.iter().filter(|space| space.expected != space.actual) {
+            let (expected, actual) = (format!("{:032x}", space.expected), format!("{:032x}", space.actual));
+            let (space, log_index) = (space.space, self.log_index);
+            tracing::error!(space, log_index, expected, actual, "the rows of a space are not what the log led to");
+        }
+    }
+}
+
+fn window_entry(change: &Change) -> WindowEntry {
+    WindowEntry {
+        revision: change.revision,
+        time: change.time,
+        request: change.request.clone(),
+        results: change.results.clone(),
+    }
+}
+
+fn replay(entry: &WindowEntry, request: &storage::Request) -> Outcome {
+    match &entry.request {
+        Some(known) if known.fingerprint == request.fingerprint => Outcome::Committed(Committed {
+            revision: entry.revision,
+            time: entry.time,
+            results: entry.results.clone(),
+            answer: known.answer.clone(),
+            replayed: true,
+        }),
+        _ => Outcome::RequestIdReused,
+    }
+}
+
+/// The window as the change records on disk tell it.
+pub(crate) fn recover_window(changes: &Changes, applied: &Applied) -> io::Result<Window> {
+    let mut window = Window::default();
+    let from = applied.floor.max(applied.revision.saturating_sub(crate::window::MAX_ENTRIES as u64));
+    changes.read_all(from, |entries, changes| {
+        for entry in entries {
+            window.insert(entry);
+        }
+        for change in &changes {
+            if change.request.is_some() && change.revision <= applied.revision {
+                window.insert(window_entry(change));
+            }
+        }
+        window.forget_old(applied.time);
+    })?;
+    window.forget_below(applied.floor);
+    Ok(window)
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = PublishedSnapshot;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.derived.store.applied();
+        let log_id = applied.log_id.as_ref().map(log_id_from_storage);
+        let membership = match &applied.membership {
+            Some(stored) => {
+                let membership = membership_from_storage(stored).ok_or_else(|| invalid("the membership"))?;
+                StoredMembership::new(stored.log_id.as_ref().map(log_id_from_storage), membership)
+            }
+            None => StoredMembership::default(),
+        };
+        Ok((log_id, membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let outcomes = self.apply_entry(&entry.log_id, &entry.payload)?;
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> PublishedSnapshot {
+        PublishedSnapshot(self.snapshots.clone())
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMetaOf<TypeConfig>, _: SnapshotFile) -> io::Result<()> {
+        // Comes only from a peer, and `crate::network` has none.
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a cell of one server takes no snapshot from a peer"))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
+        self.snapshots.current()
+    }
+}
+
+/// Hands openraft the snapshot that was published last. Building one takes a
+/// while and may have to be tried again, so it is done apart, before openraft
+/// is told.
+pub(crate) struct PublishedSnapshot(Arc<Snapshots>);
+
+impl RaftSnapshotBuilder<TypeConfig> for PublishedSnapshot {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotFile>> {
+        self.0.current()?.ok_or_else(|| io::Error::other("no snapshot has been published"))
+    }
+}
+
+fn invalid(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a log entry can't be decoded: {what}"))
+}

@@ -1,0 +1,254 @@
+//! What a replica does besides answering: it knows who leads, watches the
+//! disk's free space, keeps log and feed bounded.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_proto::storage::v1::{self as storage, command};
+use flotilla_store::StoreError;
+use openraft::{LogIdOptionExt, ServerState, async_runtime::watch::WatchReceiver};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    Options, batcher,
+    log::Log,
+    machine::Derived,
+    raft::{Raft, ServerId},
+    snapshot::{SnapshotError, Snapshots},
+};
+
+/// How often the free space is looked at. Writes are refused while there is
+/// more left than can be written between two looks.
+const DISK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is seen whether a snapshot or a trim is due.
+const BOUNDS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a snapshot is tried anew when rows changed too fast.
+const SNAPSHOT_TRIES: u32 = 3;
+/// How long openraft may take to note a published snapshot.
+const SNAPSHOT_NOTED: Duration = Duration::from_secs(30);
+
+/// The background work of one replica, and what it found.
+pub(crate) struct Upkeep {
+    shared: Arc<Shared>,
+    leading: watch::Receiver<bool>,
+    tasks: std::sync::Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// This server leads, and is the only voter.
+    sole_leader: AtomicBool,
+    stopped: AtomicBool,
+    disk_full: AtomicBool,
+    free_bytes: AtomicU64,
+    required_bytes: AtomicU64,
+}
+
+impl Upkeep {
+    pub(crate) fn start(
+        options: &Options,
+        raft: &Raft,
+        id: ServerId,
+        log: &Arc<Log>,
+        derived: &Arc<Derived>,
+        snapshots: &Arc<Snapshots>,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        shared.required_bytes.store(options.min_free_bytes, Ordering::Relaxed);
+        let (leads, leading) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_leadership(raft.clone(), id, shared.clone(), leads));
+        tasks.spawn(watch_disk(options.disk.clone(), options.data_dir.clone(), shared.clone()));
+        let bounds = Bounds {
+            raft: raft.clone(),
+            log: log.clone(),
+            derived: derived.clone(),
+            snapshots: snapshots.clone(),
+            snapshot_log_bytes: options.snapshot_log_bytes,
+            feed_retention_bytes: options.feed_retention_bytes,
+            feed_retention: options.feed_retention,
+            clock: options.clock.clone(),
+            blocking: options.log_thread,
+        };
+        tasks.spawn(bounds.keep(leading.clone()));
+        Self { shared, leading, tasks: tasks.into() }
+    }
+
+    /// Ends the background work. What it is writing is finished or left out.
+    pub(crate) fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
+    }
+
+    /// Whether [`Upkeep::stop`] was called.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether this server leads and nobody else may vote.
+    pub(crate) fn is_sole_leader(&self) -> bool {
+        self.shared.sole_leader.load(Ordering::Acquire)
+    }
+
+    /// Whether this server leads.
+    pub(crate) fn watch_leadership(&self) -> watch::Receiver<bool> {
+        self.leading.clone()
+    }
+
+    /// Returns when this server leads; `Err` if it doesn't by the deadline.
+    pub(crate) async fn wait_for_leader(&self, deadline: Instant) -> Result<(), ()> {
+        if self.is_sole_leader() {
+            return Ok(());
+        }
+        let mut leading = self.leading.clone();
+        let waiting = leading.wait_for(|leads| *leads);
+        match tokio::time::timeout_at(deadline, waiting).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(()),
+        }
+    }
+
+    /// Bytes free and bytes required, if fewer are free.
+    pub(crate) fn full_disk(&self) -> Option<(u64, u64)> {
+        let full = self.shared.disk_full.load(Ordering::Acquire);
+        let (free, required) = (&self.shared.free_bytes, &self.shared.required_bytes);
+        full.then(|| (free.load(Ordering::Relaxed), required.load(Ordering::Relaxed)))
+    }
+}
+
+async fn follow_leadership(raft: Raft, id: ServerId, shared: Arc<Shared>, leads: watch::Sender<bool>) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let (leading, sole) = {
+            let metrics = metrics.borrow_and_update();
+            let leading = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
+            (leading, leading && metrics.membership_config.voter_ids().eq([id]))
+        };
+        shared.sole_leader.store(sole, Ordering::Release);
+        leads.send_if_modified(|known| std::mem::replace(known, leading) != leading);
+        if metrics.changed().await.is_err() {
+            shared.sole_leader.store(false, Ordering::Release);
+            return;
+        }
+    }
+}
+
+async fn watch_disk(disk: Arc<dyn crate::disk::Disk>, data_dir: std::path::PathBuf, shared: Arc<Shared>) {
+    let mut ticks = interval(DISK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A disk that doesn't tell is not taken for a full one.
+        let Ok(free) = disk.free_bytes(&data_dir) else { continue };
+        let required = shared.required_bytes.load(Ordering::Relaxed);
+        shared.free_bytes.store(free, Ordering::Relaxed);
+        let full = free < required;
+        if shared.disk_full.swap(full, Ordering::AcqRel) != full {
+            match full {
+                true => tracing::error!(free, required, "the disk is full; writes are refused, reads go on"),
+                false => tracing::info!(free, required, "the disk has room again; writes are accepted"),
+            }
+        }
+    }
+}
+
+/// Keeps log and feed from growing without end.
+struct Bounds {
+    raft: Raft,
+    log: Arc<Log>,
+    derived: Arc<Derived>,
+    snapshots: Arc<Snapshots>,
+    snapshot_log_bytes: u64,
+    feed_retention_bytes: u64,
+    feed_retention: Duration,
+    clock: Arc<dyn crate::clock::Clock>,
+    blocking: bool,
+}
+
+impl Bounds {
+    async fn keep(self, leading: watch::Receiver<bool>) {
+        let mut ticks = interval(BOUNDS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut covered = 0;
+        loop {
+            ticks.tick().await;
+            let appended = self.log.appended_bytes();
+            // A large store is not written anew for every bit of log.
+            let due = self.snapshot_log_bytes.max(self.snapshots.bytes());
+            if appended - covered >= due && self.snapshot().await {
+                covered = appended;
+            }
+            if *leading.borrow() {
+                self.trim().await;
+            }
+        }
+    }
+
+    async fn trim(&self) {
+        let now = self.derived.store.applied().time;
+        let age = u64::try_from(self.feed_retention.as_micros()).unwrap_or(u64::MAX);
+        let window_from = self.derived.window().first_revision().unwrap_or(u64::MAX);
+        let oldest = now.saturating_sub(age);
+        let floor = self.derived.changes.wanted_floor(self.feed_retention_bytes, oldest, window_from);
+        if let Some(floor) = floor {
+            let trim = command::Kind::Trim(storage::Trim { floor });
+            // If Raft has stopped, or leadership goes, the next leader trims.
+            let _ = self.raft.client_write_ff(batcher::encode(self.clock.now(), trim), None).await;
+        }
+    }
+
+    /// Makes a snapshot and lets the log behind it go. Whether it did.
+    async fn snapshot(&self) -> bool {
+        let started = Instant::now();
+        for _ in 0..SNAPSHOT_TRIES {
+            let (derived, snapshots) = (self.derived.clone(), self.snapshots.clone());
+            let write = move || write_snapshot(&derived, &snapshots);
+            let written = match self.blocking {
+                true => tokio::task::spawn_blocking(write).await,
+                false => Ok(write()),
+            };
+            let applied = match written {
+                Ok(Ok(applied)) => applied,
+                Ok(Err(SnapshotError::Store(StoreError::ChangedTooMuch { bytes }))) => {
+                    tracing::info!(bytes, "the rows changed too fast for a snapshot; trying again");
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(%error, cause, "a snapshot could not be made; the log is kept");
+                    return false;
+                }
+                Err(_) => return false,
+            };
+            let index = applied.log_id.map(|log_id| log_id.index);
+            tracing::info!(index, revision = applied.revision, elapsed = ?started.elapsed(), "published a snapshot");
+            self.derived.metrics.snapshots.inc();
+            if self.raft.trigger().snapshot().await.is_err() {
+                return false;
+            }
+            let waiting = self.raft.wait(Some(SNAPSHOT_NOTED));
+            let noted = waiting.metrics(|metrics| metrics.snapshot.index() >= index, "the snapshot is noted");
+            return noted.await.is_ok();
+        }
+        false
+    }
+}
+
+fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::Applied, SnapshotError> {
+    let (point, window) = derived.point_in_time();
+    let applied = snapshots.write(point, &window)?;
+    // The log behind the snapshot goes next, and with it the means to make
+    // these again.
+    derived.changes.sync()?;
+    derived.store.flush()?;
+    Ok(applied)
+}
