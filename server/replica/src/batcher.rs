@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_proto::storage::v1::{self as storage, Transaction, command};
+use futures::FutureExt;
 use openraft::errors::ClientWriteError;
 use prost::Message;
 use tokio::{sync::oneshot, time::Instant};
@@ -73,13 +74,21 @@ struct Waiting {
 
 type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
 
+/// An entry that is under way. If Raft drops it without an answer, it has
+/// stopped: nobody may wait any longer then.
+struct UnderWay {
+    batcher: Arc<Batcher>,
+    answers: Vec<Answer>,
+    answered: bool,
+}
+
 impl Batcher {
     pub(crate) fn new(raft: Raft, clock: Arc<dyn Clock>, metrics: Metrics, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self { raft, clock, metrics, max_waiting, queue: Mutex::default() })
     }
 
     /// Puts a transaction into the queue, and sees to it that it goes.
-    pub(crate) async fn submit(
+    pub(crate) fn submit(
         self: &Arc<Self>,
         transaction: &Transaction,
         deadline: Instant,
@@ -97,19 +106,26 @@ impl Batcher {
             queue.waiting.push_back(Waiting { encoded, operations, deadline, answer });
             self.metrics.waiting.set(queue.waiting.len() as i64);
         }
-        self.pump().await;
+        self.pump();
         Ok(answered)
     }
 
     /// Sends entries for as long as there is something to send and room for it.
-    async fn pump(self: &Arc<Self>) {
+    fn pump(self: &Arc<Self>) {
         while let Some((command, answers)) = self.next_entry() {
-            let batcher = self.clone();
-            let reply = Reply(Box::new(move |result| batcher.answer(result, answers)));
-            // An error here means that Raft has stopped; the reply was dropped
-            // then, and with it the answers, whose receivers say so.
-            if self.raft.client_write_ff(command, Some(reply)).await.is_err() {
-                self.queue().under_way -= 1;
+            let under_way = UnderWay { batcher: self.clone(), answers, answered: false };
+            let reply = Reply(Box::new(move |result| under_way.answer(result)));
+            let raft = self.raft.clone();
+            // An error means that Raft has stopped, and has dropped the reply.
+            let mut sending = Box::pin(async move { drop(raft.client_write_ff(command, Some(reply)).await) });
+            // There is room almost always. Where there is none, a task waits:
+            // who asked may go at any time, and others are in the entry, too.
+            if (&mut sending).now_or_never().is_none() {
+                let batcher = self.clone();
+                tokio::spawn(async move {
+                    sending.await;
+                    batcher.pump();
+                });
                 return;
             }
         }
@@ -156,35 +172,6 @@ impl Batcher {
         Some((encode(self.clock.now(), kind), answers))
     }
 
-    fn answer(
-        self: &Arc<Self>,
-        result: Result<openraft::raft::ClientWriteResponse<crate::raft::TypeConfig>, ClientWriteError<crate::raft::TypeConfig>>,
-        answers: Vec<Answer>,
-    ) {
-        let more = {
-            let mut queue = self.queue();
-            queue.under_way -= 1;
-            !queue.waiting.is_empty()
-        };
-        match result {
-            Ok(response) => {
-                for (answer, outcome) in answers.into_iter().zip(response.data) {
-                    // Who asked may have gone; the transaction stays.
-                    let _ = answer.send(self.tell(outcome));
-                }
-            }
-            Err(_) => {
-                for answer in answers {
-                    let _ = answer.send(Err(ProposeError::NoLeader));
-                }
-            }
-        }
-        if more {
-            let batcher = self.clone();
-            tokio::spawn(async move { batcher.pump().await });
-        }
-    }
-
     fn tell(&self, outcome: Outcome) -> Result<Committed, ProposeError> {
         match outcome {
             Outcome::Committed(committed) => {
@@ -202,6 +189,54 @@ impl Batcher {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn answer(
+        mut self,
+        result: Result<openraft::raft::ClientWriteResponse<crate::raft::TypeConfig>, ClientWriteError<crate::raft::TypeConfig>>,
+    ) {
+        self.answered = true;
+        let more = {
+            let mut queue = self.batcher.queue();
+            queue.under_way -= 1;
+            !queue.waiting.is_empty()
+        };
+        let answers = std::mem::take(&mut self.answers);
+        match result {
+            Ok(response) => {
+                for (answer, outcome) in answers.into_iter().zip(response.data) {
+                    // Who asked may have gone; the transaction stays.
+                    let _ = answer.send(self.batcher.tell(outcome));
+                }
+            }
+            Err(_) => {
+                for answer in answers {
+                    let _ = answer.send(Err(ProposeError::NoLeader));
+                }
+            }
+        }
+        if more {
+            let batcher = self.batcher.clone();
+            tokio::spawn(async move { batcher.pump() });
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let waiting = {
+            let mut queue = self.batcher.queue();
+            queue.under_way -= 1;
+            (queue.operations, queue.bytes) = (0, 0);
+            std::mem::take(&mut queue.waiting)
+        };
+        // Their receivers learn from it that Raft has stopped.
+        drop(waiting);
     }
 }
 

@@ -27,8 +27,6 @@ use crate::{
     segment::{self, SEGMENT_HEADER, SegmentHeader},
 };
 
-/// A segment takes no further frames past this many bytes.
-const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of recent records that are kept in memory for readers that follow
 /// closely.
 const RECENT_BYTES: usize = 4 * 1024 * 1024;
@@ -46,6 +44,8 @@ pub(crate) struct Place {
 pub struct Changes {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
+    /// A segment takes no further frames past this many bytes.
+    segment_bytes: u64,
     metrics: Metrics,
     state: Mutex<State>,
 }
@@ -87,7 +87,12 @@ pub(crate) struct Opened {
 impl Changes {
     /// Opens a directory, or makes it. Bad bytes end what is taken: what came
     /// after them is removed, and is written again from the log.
-    pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, metrics: Metrics) -> io::Result<Opened> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+        metrics: Metrics,
+    ) -> io::Result<Opened> {
         disk.create_dir(directory)?;
         let mut ids: Vec<u64> = disk.list(directory)?.iter().filter_map(|name| segment::id_of(name)).collect();
         ids.sort_unstable();
@@ -119,7 +124,7 @@ impl Changes {
             }
         }
         let last = state.next - 1;
-        let changes = Self { disk, directory: directory.to_path_buf(), metrics, state: state.into() };
+        let changes = Self { disk, directory: directory.to_path_buf(), segment_bytes, metrics, state: state.into() };
         Ok(Opened { changes, last, based })
     }
 
@@ -203,14 +208,21 @@ impl Changes {
         state.recent_bytes = 0;
         state.next = revision + 1;
         state.floor = revision + 1;
-        // In several frames, so that no frame grows past a segment; and at
-        // least in one, which says where the records start.
+        // At least one frame, which says where the records start. All in one
+        // segment, which gets its name when it is whole: part of a window
+        // would make a retry count twice.
+        let partial = self.directory.join("base.partial");
+        let id = self.add_segment(&mut state, &partial, revision + 1)?;
         let mut chunks: Vec<_> = window.chunks(4096).map(<[_]>::to_vec).collect();
         chunks.resize_with(chunks.len().max(1), Vec::new);
         for window in chunks {
-            self.write(&mut state, &ChangesFrame { changes: Vec::new(), window }, revision + 1)?;
+            self.write_to_last(&mut state, &ChangesFrame { changes: Vec::new(), window }, revision + 1)?;
         }
-        Ok(())
+        if let Some(segment) = state.segments.back() {
+            segment.file.sync()?;
+        }
+        self.disk.rename(&partial, &self.directory.join(segment::file_name(id)))?;
+        self.disk.sync_dir(&self.directory)
     }
 
     /// Writes records, dense after the last. Readers don't see them before
@@ -317,9 +329,14 @@ impl Changes {
     }
 
     fn write(&self, state: &mut State, frame: &ChangesFrame, number: u64) -> io::Result<()> {
-        if state.segments.back().is_none_or(|segment| segment.end > SEGMENT_BYTES) {
-            self.next_segment(state, number)?;
+        if state.segments.back().is_none_or(|segment| segment.end > self.segment_bytes) {
+            let path = self.directory.join(segment::file_name(state.next_segment));
+            self.add_segment(state, &path, number)?;
         }
+        self.write_to_last(state, frame, number)
+    }
+
+    fn write_to_last(&self, state: &mut State, frame: &ChangesFrame, number: u64) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut state.buffer);
         let Some(segment) = state.segments.back_mut() else { return Err(io::Error::other("no segment")) };
         segment::start_frame(&mut buffer);
@@ -333,13 +350,13 @@ impl Changes {
         Ok(())
     }
 
-    fn next_segment(&self, state: &mut State, first: u64) -> io::Result<()> {
+    fn add_segment(&self, state: &mut State, path: &Path, first: u64) -> io::Result<u64> {
         let header = SegmentHeader { id: state.next_segment, salt: ulid::Ulid::new().0 as u64 };
-        let file: Arc<dyn DiskFile> = self.disk.create(&self.directory.join(segment::file_name(header.id)))?.into();
+        let file: Arc<dyn DiskFile> = self.disk.create(path)?.into();
         file.write_all_at(&header.encode(), 0)?;
         state.next_segment += 1;
         state.segments.push_back(Segment { header, file, first, last_time: 0, end: SEGMENT_HEADER });
-        Ok(())
+        Ok(header.id)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

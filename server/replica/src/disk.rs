@@ -14,7 +14,8 @@ use std::{
 
 /// Directories and files.
 pub trait Disk: Send + Sync + 'static {
-    /// Makes a directory and those above it; one that exists is no error.
+    /// Makes a directory and those above it, durable under its name; one that
+    /// exists is no error.
     ///
     /// # Errors
     /// As the system says; so for all below.
@@ -62,13 +63,17 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
+        let Some(above) = path.parent() else { return Ok(()) };
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        let existed = path.is_dir();
+        if !existed {
+            self.create_dir(above)?;
+            fs::create_dir(path)?;
         }
-        fs::create_dir_all(path)?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => Ok(()),
+        // Also if it existed: who made it may have been killed before this.
+        match self.sync_dir(above) {
+            Err(error) if existed && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
         }
     }
 

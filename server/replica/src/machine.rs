@@ -57,9 +57,9 @@ impl Derived {
     }
 
     /// All rows, and the requests remembered, of one moment.
-    pub(crate) fn point_in_time(&self) -> (PointInTime, Window) {
+    pub(crate) fn point_in_time(&self) -> Result<(PointInTime, Window), StoreError> {
         let window = self.window();
-        (self.store.point_in_time(), window.clone())
+        Ok((self.store.point_in_time()?, window.clone()))
     }
 }
 
@@ -108,7 +108,7 @@ impl Machine {
             Some(command::Kind::Check(check)) => {
                 let log_index = applied.log_id.map_or(0, |log_id| log_id.index);
                 self.write(Draft::new(&self.derived.store), applied, Vec::new())?;
-                self.begin_check(check.id, log_index);
+                self.begin_check(check.id, log_index)?;
                 Ok(Vec::new())
             }
             None => self.write(Draft::new(&self.derived.store), applied, Vec::new()).map(|()| Vec::new()),
@@ -180,8 +180,8 @@ impl Machine {
         Ok(())
     }
 
-    fn begin_check(&self, id: String, log_index: u64) {
-        let mut point = self.derived.store.point_in_time();
+    fn begin_check(&self, id: String, log_index: u64) -> io::Result<()> {
+        let mut point = self.derived.store.point_in_time().map_err(io::Error::other)?;
         let derived = self.derived.clone();
         let hash = move || {
             let report = check_point(&mut point, log_index);
@@ -196,6 +196,7 @@ impl Machine {
             }
         };
         tokio::task::spawn_blocking(hash);
+        Ok(())
     }
 }
 

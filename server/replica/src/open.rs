@@ -12,7 +12,7 @@ use std::{
 };
 
 use flotilla_proto::storage::v1::Applied;
-use flotilla_store::Store;
+use flotilla_store::{Store, StoreError};
 use openraft::LogIdOptionExt;
 use tokio::sync::watch;
 
@@ -46,8 +46,9 @@ pub(crate) const CLEAN: &str = "clean";
 /// Opens a directory, or begins an empty one.
 pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     let (disk, data_dir) = (&options.disk, &options.data_dir);
-    fs::create_dir_all(data_dir).map_err(OpenError::io("create", data_dir))?;
     disk.create_dir(data_dir).map_err(OpenError::io("create", data_dir))?;
+    // For the lock and the store, which a simulated disk doesn't have.
+    fs::create_dir_all(data_dir).map_err(OpenError::io("create", data_dir))?;
     let known = Identity::read(disk.as_ref(), data_dir, &options.cell, options.server)?;
     let lock = DirectoryLock::take(data_dir)?;
     let identity = match known {
@@ -67,13 +68,13 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     }
     let log = recovered.log;
     let (log_storage, writer) =
-        LogStorage::new(log.clone(), disk.clone(), metrics.clone(), recovered.tail, options.log_thread);
+        LogStorage::new(log.clone(), disk.clone(), metrics.clone(), recovered.tail, options);
 
     let snapshots = data_dir.join("snapshots");
     let snapshots = Snapshots::open(disk.clone(), &snapshots, &identity.cell, &identity.history)
         .map_err(OpenError::io("open", &snapshots))?;
     let changes_dir = data_dir.join("changes");
-    let changes = Changes::open(disk.clone(), &changes_dir, metrics.clone()).map_err(OpenError::io("open", &changes_dir))?;
+    let changes = Changes::open(disk.clone(), &changes_dir, options.changes_segment_bytes, metrics.clone()).map_err(OpenError::io("open", &changes_dir))?;
     let found = Records { last: changes.last, floor: changes.changes.floor(), based: changes.based };
     let changes = changes.changes;
     let snapshot_index = snapshots.applied().and_then(|applied| applied.log_id).map(|log_id| log_id.index);
@@ -81,9 +82,10 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         return Err(log_is_short(&log, "the snapshots and change records"));
     }
 
-    let clean = take_clean_marker(options)?;
+    let usable = usable_store(options, &log, &found)?;
+    remove_clean_marker(options)?;
     let mut rebuilt = None;
-    let store = match usable_store(options, &log, &found, clean)? {
+    let store = match usable {
         Ok(store) => store,
         Err(reason) => {
             let (store, window) = rebuild(options, &snapshots, &log, &reason)?;
@@ -138,14 +140,11 @@ fn refuse_strangers(options: &Options) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn take_clean_marker(options: &Options) -> Result<bool, OpenError> {
+fn remove_clean_marker(options: &Options) -> Result<(), OpenError> {
     let path = options.data_dir.join(CLEAN);
     match options.disk.remove(&path) {
-        Ok(()) => {
-            options.disk.sync_dir(&options.data_dir).map_err(OpenError::io("sync", &options.data_dir))?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(()) => options.disk.sync_dir(&options.data_dir).map_err(OpenError::io("sync", &options.data_dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(OpenError::io("remove", path)(error)),
     }
 }
@@ -162,10 +161,10 @@ fn usable_store(
     options: &Options,
     log: &Log,
     records: &Records,
-    clean: bool,
 ) -> Result<Result<Arc<Store>, String>, OpenError> {
     let store = match Store::open(&store_path(options), options.cache_bytes) {
         Ok(store) => store,
+        Err(error @ StoreError::Locked { .. }) => return Err(error.into()),
         Err(error) => return Ok(Err(with_causes(error))),
     };
     let applied = store.applied();
@@ -181,10 +180,14 @@ fn usable_store(
         let (revision, last) = (applied.revision, records.last);
         return Ok(Err(format!("it is ahead of the change records: revision {revision} of {last}")));
     }
-    if records.floor > applied.floor.max(1) && !records.based {
+    let records_reach_back = match records.based {
+        true => records.floor <= applied.revision + 1,
+        false => records.floor <= applied.floor.max(1),
+    };
+    if !records_reach_back {
         return Ok(Err(format!("change records before revision {} are missing", records.floor)));
     }
-    if !clean && applied.revision > 0 {
+    if options.disk.open(&options.data_dir.join(CLEAN)).is_err() {
         let rows = store.hashes().rows();
         tracing::info!(rows, "the server did not stop cleanly; checking every row");
         if let Err(error) = store.verify() {

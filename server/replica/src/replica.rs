@@ -55,6 +55,11 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// Bytes of log after which a snapshot is taken and the log purged.
     pub snapshot_log_bytes: u64,
+    /// Bytes of one file of the log.
+    pub log_segment_bytes: u64,
+    /// Bytes after which change records go on in another file; the feed is
+    /// trimmed by whole files.
+    pub changes_segment_bytes: u64,
     /// Transactions that may wait for their turn.
     pub max_waiting: usize,
     /// How long opening waits for the store to catch up with the log.
@@ -188,6 +193,8 @@ impl Options {
             feed_retention: Duration::from_secs(24 * 60 * 60),
             min_free_bytes: 256 * 1024 * 1024,
             snapshot_log_bytes: 64 * 1024 * 1024,
+            log_segment_bytes: 8 * 1024 * 1024,
+            changes_segment_bytes: 4 * 1024 * 1024,
             max_waiting: 8192,
             catch_up_timeout: Duration::from_secs(600),
             disk: Arc::new(SystemDisk),
@@ -256,7 +263,7 @@ impl Replica {
             return Err(ProposeError::DeadlineExpired { submitted: false });
         }
         self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ProposeError::NoLeader)?;
-        let answered = self.inner.batcher.submit(&transaction, deadline).await?;
+        let answered = self.inner.batcher.submit(&transaction, deadline)?;
         match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(self.why_stopped()),
@@ -386,9 +393,12 @@ impl Replica {
         disk::replace_file(self.inner.options.disk.as_ref(), &marker, text.as_bytes())
             .map_err(OpenError::io("write", &marker))?;
         match closing.writer {
-            // It ends with its queue, which Raft held.
-            WriterTask::Thread(thread) if thread.is_finished() => drop(thread.join()),
-            WriterTask::Thread(_) => {}
+            // It ends with its queue, which Raft held. Only then may another
+            // process have the directory.
+            WriterTask::Thread(thread) => {
+                let ended = tokio::task::spawn_blocking(move || thread.join());
+                let _ = tokio::time::timeout(STOP_TIMEOUT, ended).await;
+            }
             WriterTask::Task(task) => task.abort(),
         }
         drop(closing.lock);
@@ -474,6 +484,12 @@ fn raft_config(options: &Options) -> Result<Arc<openraft::Config>, OpenError> {
         // the whole log behind it may go then.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
+        // The batcher bounds what is under way; these are far above it, and
+        // openraft allots memory for all of them at the start.
+        api_channel_size: Some(1024),
+        api_batch_capacity: 64,
+        notification_channel_size: Some(1024),
+        state_machine_channel_size: Some(64),
         ..openraft::Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| OpenError::Raft { reason: error.to_string() })

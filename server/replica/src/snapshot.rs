@@ -80,6 +80,8 @@ impl Snapshots {
         }
         let current = match published {
             Some(name) => {
+                // Who gave it its name may have been killed before this.
+                disk.sync_dir(directory)?;
                 let path = directory.join(name);
                 let applied = Reader::open(disk.as_ref(), &path)?.header()?.applied.unwrap_or_default();
                 Some((path, applied))

@@ -244,7 +244,7 @@ impl Bounds {
 }
 
 fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::Applied, SnapshotError> {
-    let (point, window) = derived.point_in_time();
+    let (point, window) = derived.point_in_time()?;
     let applied = snapshots.write(point, &window)?;
     // The log behind the snapshot goes next, and with it the means to make
     // these again.

@@ -4,8 +4,8 @@ mod support;
 
 use std::fs;
 
-use flotilla_replica::{Consistency, Replica};
-use support::{SPACE, deadline, open, options, put, row};
+use flotilla_replica::Replica;
+use support::{deadline, open, options, put, row, stop};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledged_row_is_there_after_a_clean_stop() {
@@ -109,10 +109,4 @@ async fn a_missing_log_is_refused_instead_of_starting_empty() {
     fs::remove_dir_all(directory.path().join("log")).expect("removed");
     let refused = Replica::open(options(directory.path())).await.err().expect("a refusal").to_string();
     assert!(refused.contains("ahead of it"), "{refused}");
-}
-
-async fn stop(replica: Replica) {
-    let _ = replica.read_barrier(Consistency::Local, deadline()).await;
-    assert!(SPACE.number() > 0);
-    replica.shutdown().await.expect("a clean stop");
 }

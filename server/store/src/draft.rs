@@ -196,7 +196,7 @@ impl Step<'_, '_> {
             return Ok(0);
         }
         let mut keys: Vec<Bytes> = Vec::new();
-        for key in self.draft.store.encoded_keys(&start, &end) {
+        for key in self.draft.store.encoded_keys(&start, &end)? {
             let key = key?;
             // What the draft already removed must not be counted again.
             if self.draft.rows.get(&key).is_none_or(|drafted| drafted.now.is_some()) {

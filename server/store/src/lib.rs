@@ -6,6 +6,7 @@
 //! * [`transaction`]: building a [`Transaction`], its limits and its outcome.
 //! * [`draft`]: what transactions do to rows, as a pure function of the rows.
 //! * [`store`]: the rows on disk. The only module that knows sled.
+//! * [`recent`], [`merge`]: the rows written last, which go to sled together.
 //! * [`point_in_time`]: reading all rows as of one moment while writes go on.
 //! * [`hash`]: the order-independent hash of a space.
 //!
@@ -17,7 +18,9 @@
 pub mod draft;
 pub mod hash;
 pub mod limits;
+mod merge;
 pub mod point_in_time;
+mod recent;
 pub mod space;
 pub mod store;
 pub mod transaction;

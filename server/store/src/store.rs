@@ -1,6 +1,7 @@
 //! The rows on disk. The only module that knows sled.
 //!
-//! One sled tree holds everything, because sled's batches are atomic per tree:
+//! Rows go to sled some hundred at a time (see [`crate::recent`]); until then
+//! they are read from memory. One sled tree holds everything, because sled's batches are atomic per tree:
 //! the rows of all spaces, and one entry of the store's own (space 0) that says
 //! which part of the log they stand for. Nothing here is fsynced on its own:
 //! what a crash takes is replayed from the log.
@@ -23,7 +24,9 @@ use crate::{
     PointInTime, RowKey, Space,
     draft::{Drafted, decode_row},
     hash::Hashes,
+    merge::Merged,
     point_in_time::{self, Former},
+    recent::{Recent, Rows},
     space::{prefix_end, table_prefix},
 };
 
@@ -43,6 +46,12 @@ pub enum StoreError {
         /// sled's reason.
         #[source]
         source: sled::Error,
+    },
+    /// The directory is still open, in this process or another one.
+    #[error("the store at {path} is open already", path = path.display())]
+    Locked {
+        /// The store's directory.
+        path: PathBuf,
     },
     /// What the store holds can't be what was written to it.
     #[error("the store is damaged: {what}")]
@@ -66,6 +75,8 @@ pub struct Store {
     state: RwLock<State>,
     /// As in `state`; apart, because every read asks for it.
     revision: AtomicU64,
+    /// Rows that are not in sled yet.
+    recent: Recent,
     /// Held over each write, and while a point in time is taken.
     writing: Mutex<Vec<Arc<Former>>>,
 }
@@ -112,6 +123,7 @@ impl Store {
             tree,
             revision: AtomicU64::new(applied.revision),
             state: RwLock::new(State { applied, hashes }),
+            recent: Recent::default(),
             writing: Mutex::new(Vec::new()),
         }))
     }
@@ -160,20 +172,28 @@ impl Store {
             Bound::Excluded(key) => Bound::Excluded(full(key)),
             Bound::Unbounded => prefix_end(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
         };
-        let (path, skip) = (self.path.clone(), prefix.len());
-        // sled panics on a range whose start is behind its end.
-        let range = match (&start, &end) {
-            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end))
-                if start > end =>
-            {
-                None
-            }
-            _ => Some(self.tree.range((start, end))),
+        // sled and BTreeMap panic on a range whose start is behind its end.
+        let empty = match (&start, &end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
+            _ => false,
         };
-        range.into_iter().flatten().map(move |item| {
-            let (key, row) = item.map_err(|source| engine(&path, "scan rows", source))?;
-            let row = decode_row(&key, Bytes::copy_from_slice(&row))?;
-            Ok((Bytes::copy_from_slice(&key[skip..]), row))
+        // Recent rows first: what goes to sled in between is then in both.
+        let recent = match empty {
+            true => Rows::new(),
+            false => self.recent.range((start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice))),
+        };
+        let settled = (!empty).then(|| self.tree.range((start, end))).into_iter().flatten();
+        let path = self.path.clone();
+        let settled = settled.map(move |row| {
+            let (key, row) = row.map_err(|source| engine(&path, "scan rows", source))?;
+            Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&row)))
+        });
+        let skip = prefix.len();
+        Merged::new(settled, recent).map(move |row| {
+            let (key, row) = row?;
+            let row = decode_row(&key, row)?;
+            Ok((key.slice(skip..), row))
         })
     }
 
@@ -182,6 +202,7 @@ impl Store {
     /// # Errors
     /// If sled can't be read.
     pub fn tables(&self, space: Space, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.settle()?;
         let mut tables = Vec::new();
         let mut start = space.number().to_be_bytes().to_vec();
         if let Some(after) = after {
@@ -210,26 +231,44 @@ impl Store {
     /// `applied.hashes` is filled in here.
     ///
     /// # Errors
-    /// If sled can't write. Nothing was written then.
+    /// If sled can't write. The store must not be used any more then.
     pub fn write(&self, drafted: Drafted, mut applied: Applied) -> Result<(), StoreError> {
         applied.hashes = drafted.hashes.to_storage();
         let points = self.points();
         for former in points.iter() {
             former.keep(&drafted);
         }
+        let due = self.recent.insert(&drafted);
+        let revision = applied.revision;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State { applied, hashes: drafted.hashes };
+        self.revision.store(revision, Ordering::Release);
+        match due {
+            true => self.settle_while(&points),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what is recent to sled, with what it stands for, as one batch.
+    fn settle(&self) -> Result<(), StoreError> {
+        let points = self.points();
+        self.settle_while(&points)
+    }
+
+    fn settle_while(&self, _writing: &MutexGuard<'_, Vec<Arc<Former>>>) -> Result<(), StoreError> {
+        let applied = self.applied();
         let mut batch = sled::Batch::default();
-        for (key, row) in &drafted.rows {
-            match &row.now {
-                Some(now) => batch.insert(key.as_ref(), now.as_ref()),
-                None if row.former.is_some() => batch.remove(key.as_ref()),
-                None => {}
+        {
+            let recent = self.recent.all();
+            for (key, row) in AsRef::<Rows>::as_ref(&*recent) {
+                match row {
+                    Some(row) => batch.insert(key.as_ref(), row.as_ref()),
+                    None => batch.remove(key.as_ref()),
+                }
             }
         }
         batch.insert(APPLIED_KEY, applied.encode_to_vec());
         self.tree.apply_batch(batch).map_err(|source| engine(&self.path, "write rows", source))?;
-        let revision = applied.revision;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State { applied, hashes: drafted.hashes };
-        self.revision.store(revision, Ordering::Release);
+        self.recent.clear();
         Ok(())
     }
 
@@ -271,6 +310,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] with the first space that differs.
     pub fn verify(&self) -> Result<(), StoreError> {
+        self.settle()?;
         let found = self.recompute()?;
         let expected = self.hashes();
         match found == expected {
@@ -280,11 +320,17 @@ impl Store {
     }
 
     /// All rows as of now, however long the reading takes.
-    pub fn point_in_time(self: &Arc<Self>) -> PointInTime {
+    ///
+    /// # Errors
+    /// If sled can't write.
+    pub fn point_in_time(self: &Arc<Self>) -> Result<PointInTime, StoreError> {
         let former = Arc::new(Former::default());
         let mut points = self.points();
+        // The reading then needs only sled: what changes from now on leaves
+        // its former value.
+        self.settle_while(&points)?;
         points.push(former.clone());
-        PointInTime::new(self.clone(), self.applied(), former)
+        Ok(PointInTime::new(self.clone(), self.applied(), former))
     }
 
     /// Makes what was written durable. Blocks for as long as the disk takes.
@@ -292,6 +338,7 @@ impl Store {
     /// # Errors
     /// If the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
+        self.settle()?;
         self.database.flush().map(drop).map_err(|source| engine(&self.path, "flush", source))
     }
 
@@ -301,15 +348,23 @@ impl Store {
     }
 
     pub(crate) fn encoded(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(recent) = self.recent.get(key) {
+            return Ok(recent);
+        }
         let row = self.tree.get(key).map_err(|source| engine(&self.path, "read a row", source))?;
         Ok(row.map(|row| Bytes::copy_from_slice(&row)))
     }
 
-    pub(crate) fn encoded_keys(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = Result<Bytes, StoreError>> {
-        self.tree.range(start..end).keys().map(|key| {
+    pub(crate) fn encoded_keys(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Bytes, StoreError>>, StoreError> {
+        self.settle()?;
+        Ok(self.tree.range(start..end).keys().map(|key| {
             let key = key.map_err(|source| engine(&self.path, "scan keys", source))?;
             Ok(Bytes::copy_from_slice(&key))
-        })
+        }))
     }
 
     pub(crate) fn encoded_rows_after(
@@ -363,5 +418,10 @@ pub fn describe_difference(expected: &Hashes, found: &Hashes) -> String {
 }
 
 fn engine(path: &Path, operation: &'static str, source: sled::Error) -> StoreError {
+    if let sled::Error::Io(error) = &source
+        && error.to_string().contains("could not acquire lock")
+    {
+        return StoreError::Locked { path: path.to_path_buf() };
+    }
     StoreError::Engine { path: path.to_path_buf(), operation, source }
 }

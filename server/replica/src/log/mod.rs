@@ -40,9 +40,6 @@ use crate::{
     raft::{Entry, LogId, Vote, entry_from_storage},
 };
 
-/// Bytes of a segment. Written in full when it is made, because a flush that
-/// need not extend the file takes less than half the time.
-pub(crate) const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of recent entries that are kept in memory: Raft reads each entry back
 /// to apply it.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;

@@ -68,12 +68,18 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Recovere
                 return Err(damaged(path, end, "the last group of a segment that others follow is not readable"));
             }
             let zeros = vec![0; bytes.len() - end as usize];
-            file.write_all_at(&zeros, end).and_then(|()| file.sync()).map_err(OpenError::io("cut", path))?;
+            file.write_all_at(&zeros, end).map_err(OpenError::io("cut", path))?;
             cut = Some((path.clone(), end));
         }
         tail = Some(TailSegment { header, file, end, size: bytes.len() as u64 });
     }
     scan.check_complete(directory)?;
+    // Who wrote the last group, or named the last segment, may have been killed
+    // before it was synced. What is read here is acted on.
+    if let Some(TailSegment { file, .. }) = &tail {
+        file.sync().map_err(OpenError::io("sync the last segment of", directory))?;
+        disk.sync_dir(directory).map_err(OpenError::io("sync", directory))?;
+    }
     let tail = Tail { segment: tail, next_group: scan.next_group.unwrap_or(1), next_segment: last_id.unwrap_or(0) + 1 };
     let bytes: u64 = scan.state.positions.iter().map(|position| u64::from(position.length)).sum();
     let log = Log { directory: directory.to_path_buf(), state: scan.state.into(), appended_bytes: bytes.into() };
@@ -137,8 +143,9 @@ impl Scan {
                 let entry = entry_from_storage(entry).ok_or("an entry makes no sense")?;
                 let index = entry.index();
                 let expected = state.last.next_index();
-                // The first entry after purged ones tells where the log starts.
-                if index != expected && !(state.positions.is_empty() && state.last.is_none()) {
+                // Older segments may be gone, and with them entries that are
+                // purged by a record to come; `check_complete` sees to that.
+                if index != expected && !(state.positions.is_empty() && index > expected) {
                     return Err(format!("entry {index} is here, and entry {expected} should be"));
                 }
                 state.push(entry);

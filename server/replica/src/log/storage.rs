@@ -21,7 +21,7 @@ use super::{
     writer::{Effect, Tail, Write, Writer},
 };
 use crate::{
-    Metrics,
+    Metrics, Options,
     disk::Disk,
     raft::{Entry, LogId, TypeConfig, Vote, entry_to_storage, log_id_to_storage, vote_to_storage},
 };
@@ -42,9 +42,15 @@ pub(crate) struct LogStorage {
 
 impl LogStorage {
     /// The log, and the writer that must be run for it.
-    pub(crate) fn new(log: Arc<Log>, disk: Arc<dyn Disk>, metrics: Metrics, tail: Tail, threaded: bool) -> (Self, Writer) {
+    pub(crate) fn new(
+        log: Arc<Log>,
+        disk: Arc<dyn Disk>,
+        metrics: Metrics,
+        tail: Tail,
+        options: &Options,
+    ) -> (Self, Writer) {
         let (writer, queue) = mpsc::channel(QUEUE);
-        let task = Writer::new(log.clone(), disk, metrics, tail, threaded, queue);
+        let task = Writer::new(log.clone(), disk, metrics, tail, options, queue);
         (Self { log, writer }, task)
     }
 

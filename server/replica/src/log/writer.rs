@@ -23,9 +23,9 @@ use prost::encoding::encode_varint;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Log, Position, SEGMENT_BYTES, SegmentState};
+use super::{Log, Position, SegmentState};
 use crate::{
-    Metrics,
+    Metrics, Options,
     disk::{Disk, DiskFile},
     raft::{LogId, TypeConfig, Vote, log_id_to_storage, vote_to_storage},
     segment::{self, FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
@@ -76,6 +76,9 @@ pub(crate) struct Writer {
     metrics: Metrics,
     tail: Tail,
     queue: mpsc::Receiver<Write>,
+    /// Bytes of a segment. Written in full when it is made, because a flush
+    /// that need not extend the file takes less than half the time.
+    segment_bytes: u64,
     /// Whether spare segments are made by a thread, beside the writing.
     threaded: bool,
     spare: Spare,
@@ -83,10 +86,11 @@ pub(crate) struct Writer {
 }
 
 /// A segment file that is written in full, but not used.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Spare {
     ready: Arc<Mutex<Option<Arc<dyn DiskFile>>>>,
     in_work: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Writer {
@@ -95,10 +99,11 @@ impl Writer {
         disk: Arc<dyn Disk>,
         metrics: Metrics,
         tail: Tail,
-        threaded: bool,
+        options: &Options,
         queue: mpsc::Receiver<Write>,
     ) -> Self {
-        Self { log, disk, metrics, tail, queue, threaded, spare: Spare::default(), group: Vec::new() }
+        let (segment_bytes, threaded) = (options.log_segment_bytes, options.log_thread);
+        Self { log, disk, metrics, tail, queue, segment_bytes, threaded, spare: Spare::default(), group: Vec::new() }
     }
 
     /// Writes until the queue is closed.
@@ -116,6 +121,10 @@ impl Writer {
                 group.push(write);
             }
             self.write_group(group);
+        }
+        // Nothing may touch the directory after this.
+        if let Some(thread) = self.spare.thread.take() {
+            let _ = thread.join();
         }
     }
 
@@ -212,7 +221,7 @@ impl Writer {
         if self.tail.segment.as_ref().is_some_and(|segment| segment.end + bytes as u64 <= segment.size) {
             return Ok(());
         }
-        let size = SEGMENT_BYTES.max((bytes as u64 + SEGMENT_HEADER + 4096).next_multiple_of(4096));
+        let size = self.segment_bytes.max((bytes as u64 + SEGMENT_HEADER + 4096).next_multiple_of(4096));
         let ready = self.spare.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
         let file = match ready {
             Some(file) if file.len()? >= size => file,
@@ -277,7 +286,7 @@ impl Writer {
 
     fn release(&self, path: &Path, file: Arc<dyn DiskFile>) -> io::Result<()> {
         let mut spare = self.spare.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.is_none() && !self.spare.in_work.load(Ordering::Acquire) && file.len()? == SEGMENT_BYTES {
+        if spare.is_none() && !self.spare.in_work.load(Ordering::Acquire) && file.len()? == self.segment_bytes {
             self.disk.rename(path, &self.log.path(SPARE))?;
             *spare = Some(file);
         } else {
@@ -293,16 +302,19 @@ impl Writer {
         if !half_full || ready || !self.threaded || self.spare.in_work.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (disk, spare, path) = (self.disk.clone(), self.spare.clone(), self.log.path(SPARE));
+        let (disk, path) = (self.disk.clone(), self.log.path(SPARE));
+        let (ready, in_work) = (self.spare.ready.clone(), self.spare.in_work.clone());
+        let segment_bytes = self.segment_bytes;
         let prepare = move || {
             // Without a spare the writer makes its next segment itself, and
             // reports what the disk says then.
-            if let Ok(file) = make_spare(disk.as_ref(), &path, SEGMENT_BYTES) {
-                *spare.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+            if let Ok(file) = make_spare(disk.as_ref(), &path, segment_bytes) {
+                *ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
             }
-            spare.in_work.store(false, Ordering::Release);
+            in_work.store(false, Ordering::Release);
         };
-        if std::thread::Builder::new().name("log-spare".into()).spawn(prepare).is_err() {
+        self.spare.thread = std::thread::Builder::new().name("log-spare".into()).spawn(prepare).ok();
+        if self.spare.thread.is_none() {
             self.spare.in_work.store(false, Ordering::Release);
         }
     }

@@ -1,43 +1,52 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod model;
+pub(crate) mod sim_disk;
+
 use std::{path::Path, time::Duration};
 
 use flotilla_replica::{Options, Replica, request_key};
 use flotilla_store::{Space, Transaction, TransactionBuilder};
 use tokio::time::Instant;
 
-pub const SPACE: Space = Space::new(1);
-pub const TABLE: &str = "rows";
+pub(crate) const SPACE: Space = Space::new(1);
+pub(crate) const TABLE: &str = "rows";
 
 /// When a test gives up.
-pub fn deadline() -> Instant {
+pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-pub fn options(directory: &Path) -> Options {
+pub(crate) fn options(directory: &Path) -> Options {
     Options { min_free_bytes: 0, ..Options::new(directory) }
 }
 
-pub async fn open(directory: &Path) -> Replica {
+pub(crate) async fn open(directory: &Path) -> Replica {
     Replica::open(options(directory)).await.expect("a replica")
 }
 
-pub fn put(key: &str, value: &str) -> Transaction {
+pub(crate) async fn stop(replica: Replica) {
+    replica.shutdown().await.expect("a clean stop");
+}
+
+pub(crate) fn put(key: &str, value: &str) -> Transaction {
     builder(key, value).build()
 }
 
 /// A put that counts once, however often it is sent.
-pub fn put_once(request: &str, key: &str, value: &str) -> Transaction {
-    let request = flotilla_proto::storage::v1::Request {
-        key: request_key("ada", "Put", request),
-        fingerprint: xxhash(&[key, value].concat()),
-        answer: format!("answer to {request}").into(),
-    };
-    builder(key, value).request(request).build()
+pub(crate) fn put_once(request: &str, key: &str, value: &str) -> Transaction {
+    once(request, builder(key, value))
 }
 
-pub fn row(replica: &Replica, key: &str) -> Option<String> {
+/// A transaction that counts once, however often it is sent.
+pub(crate) fn once(request: &str, transaction: TransactionBuilder) -> Transaction {
+    let fingerprint = xxhash(&format!("{:?}", transaction.clone().build()));
+    let (key, answer) = (request_key("ada", "Put", request), format!("answer to {request}").into());
+    transaction.request(flotilla_proto::storage::v1::Request { key, fingerprint, answer }).build()
+}
+
+pub(crate) fn row(replica: &Replica, key: &str) -> Option<String> {
     let row = replica.store().get(SPACE, TABLE, key.as_bytes()).expect("a read")?;
     Some(String::from_utf8_lossy(&row.value).into_owned())
 }
