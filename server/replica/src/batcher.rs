@@ -1,25 +1,30 @@
 //! Transactions that wait together become one log entry.
 //!
-//! No delay is ever added: a transaction that comes alone goes at once; those
-//! that come while an entry is under way wait for it, and go together. What
-//! waits is bounded, and so is what is under way.
+//! A transaction that comes alone goes at once. Those that come while an entry
+//! is on its way to the disk wait for it, and go together: an entry that isn't
+//! full is sent only when nothing else is being flushed. On a slow disk one
+//! thing more: the writers that were just answered are given a moment to come
+//! back, so that all of them share the next flush instead of every other one.
+//! What waits is bounded, and so is what is under way.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use flotilla_proto::storage::v1::{self as storage, Transaction, command};
 use futures::FutureExt;
-use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
 use prost::Message;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Committed, Metrics, ProposeError,
     clock::Clock,
-    raft::{Command, Raft, Reply},
+    log::Log,
+    raft::{Command, Raft, Reply, TypeConfig, Waiter},
 };
 
 /// Operations of one entry, unless one transaction alone has more. The state
@@ -28,11 +33,12 @@ use crate::{
 const ENTRY_OPERATIONS: usize = 128;
 /// Bytes of one entry, unless one transaction alone has more.
 const ENTRY_BYTES: usize = 1024 * 1024;
-/// Entries that may be under way while what waits doesn't fill another one:
-/// one that is fsynced and one that is applied.
-const UNFILLED_UNDER_WAY: usize = 2;
-/// Entries that may be under way at all.
+/// Entries that may be sent and not answered.
 const MAX_UNDER_WAY: usize = 16;
+/// A flush that takes this long is worth a moment's wait for more company.
+const SLOW_FLUSH: Duration = Duration::from_millis(2);
+/// That moment, at most.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// What became of each transaction of an entry, in order.
 pub(crate) type Outcomes = Vec<Outcome>;
@@ -53,6 +59,7 @@ pub(crate) struct Batcher {
     raft: Raft,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    log: Arc<Log>,
     max_waiting: usize,
     queue: Mutex<Queue>,
 }
@@ -62,7 +69,12 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     operations: usize,
     bytes: usize,
+    /// Entries sent and not answered.
     under_way: usize,
+    /// Entries sent and not durable.
+    unflushed: usize,
+    /// While writers are given a moment to come back: how many are expected.
+    gathering: Option<usize>,
 }
 
 struct Waiting {
@@ -79,12 +91,19 @@ type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
 struct UnderWay {
     batcher: Arc<Batcher>,
     answers: Vec<Answer>,
+    committed: bool,
     answered: bool,
 }
 
 impl Batcher {
-    pub(crate) fn new(raft: Raft, clock: Arc<dyn Clock>, metrics: Metrics, max_waiting: usize) -> Arc<Self> {
-        Arc::new(Self { raft, clock, metrics, max_waiting, queue: Mutex::default() })
+    pub(crate) fn new(
+        raft: Raft,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        log: Arc<Log>,
+        max_waiting: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self { raft, clock, metrics, log, max_waiting, queue: Mutex::default() })
     }
 
     /// Puts a transaction into the queue, and sees to it that it goes.
@@ -113,8 +132,8 @@ impl Batcher {
     /// Sends entries for as long as there is something to send and room for it.
     fn pump(self: &Arc<Self>) {
         while let Some((command, answers)) = self.next_entry() {
-            let under_way = UnderWay { batcher: self.clone(), answers, answered: false };
-            let reply = Reply(Box::new(move |result| under_way.answer(result)));
+            let under_way = UnderWay { batcher: self.clone(), answers, committed: false, answered: false };
+            let reply = Reply(Box::new(under_way));
             let raft = self.raft.clone();
             // An error means that Raft has stopped, and has dropped the reply.
             let mut sending = Box::pin(async move { drop(raft.client_write_ff(command, Some(reply)).await) });
@@ -134,10 +153,12 @@ impl Batcher {
     fn next_entry(&self) -> Option<(Command, Vec<Answer>)> {
         let mut queue = self.queue();
         let full = queue.operations >= ENTRY_OPERATIONS || queue.bytes >= ENTRY_BYTES;
-        let room = if full { MAX_UNDER_WAY } else { UNFILLED_UNDER_WAY };
-        if queue.under_way >= room {
+        let gathering = queue.gathering.is_some_and(|expected| queue.waiting.len() < expected);
+        let must_wait = !full && (queue.unflushed > 0 || gathering);
+        if must_wait || queue.under_way >= MAX_UNDER_WAY {
             return None;
         }
+        queue.gathering = None;
         let now = Instant::now();
         let (mut transactions, mut answers) = (Vec::new(), Vec::new());
         let (mut operations, mut bytes) = (0, 0);
@@ -166,6 +187,7 @@ impl Batcher {
             return None;
         }
         queue.under_way += 1;
+        queue.unflushed += 1;
         drop(queue);
         self.metrics.group_transactions.observe(transactions.len() as f64);
         let kind = command::Kind::Batch(storage::Batch { transactions });
@@ -192,17 +214,35 @@ impl Batcher {
     }
 }
 
-impl UnderWay {
-    fn answer(
-        mut self,
-        result: Result<openraft::raft::ClientWriteResponse<crate::raft::TypeConfig>, ClientWriteError<crate::raft::TypeConfig>>,
-    ) {
-        self.answered = true;
-        let more = {
-            let mut queue = self.batcher.queue();
-            queue.under_way -= 1;
-            !queue.waiting.is_empty()
+type WriteResult = ClientWriteResult<TypeConfig>;
+
+impl Waiter<WriteResult> for UnderWay {
+    fn committed(&mut self) {
+        self.note_committed();
+        let (batcher, writers) = (&self.batcher, self.answers.len());
+        let gather = {
+            let mut queue = batcher.queue();
+            let gather = writers > 1 && queue.unflushed == 0 && batcher.log.last_sync() >= SLOW_FLUSH;
+            queue.gathering = gather.then_some(writers + queue.waiting.len());
+            gather
         };
+        match gather {
+            true => {
+                let batcher = batcher.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(GATHER).await;
+                    batcher.queue().gathering = None;
+                    batcher.pump();
+                });
+            }
+            false => batcher.pump(),
+        }
+    }
+
+    fn complete(mut self: Box<Self>, result: WriteResult) {
+        self.note_committed();
+        self.answered = true;
+        self.batcher.queue().under_way -= 1;
         let answers = std::mem::take(&mut self.answers);
         match result {
             Ok(response) => {
@@ -217,9 +257,14 @@ impl UnderWay {
                 }
             }
         }
-        if more {
-            let batcher = self.batcher.clone();
-            tokio::spawn(async move { batcher.pump() });
+        self.batcher.pump();
+    }
+}
+
+impl UnderWay {
+    fn note_committed(&mut self) {
+        if !std::mem::replace(&mut self.committed, true) {
+            self.batcher.queue().unflushed -= 1;
         }
     }
 }
@@ -229,6 +274,7 @@ impl Drop for UnderWay {
         if self.answered {
             return;
         }
+        self.note_committed();
         let waiting = {
             let mut queue = self.batcher.queue();
             queue.under_way -= 1;

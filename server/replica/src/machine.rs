@@ -26,6 +26,7 @@ use crate::{
     batcher::{Outcome, Outcomes},
     changes::Changes,
     feed::Published,
+    log::Log,
     raft::{
         Command, LogId, Payload, StoredMembership, TypeConfig, log_id_from_storage, log_id_to_storage,
         membership_from_storage, membership_to_storage,
@@ -67,13 +68,19 @@ impl Derived {
 pub(crate) struct Machine {
     derived: Arc<Derived>,
     snapshots: Arc<Snapshots>,
+    log: Arc<Log>,
     /// Closed when openraft lets go of the machine: nothing is applied then.
     _running: oneshot::Sender<()>,
 }
 
 impl Machine {
-    pub(crate) fn new(derived: Arc<Derived>, snapshots: Arc<Snapshots>, running: oneshot::Sender<()>) -> Self {
-        Self { derived, snapshots, _running: running }
+    pub(crate) fn new(
+        derived: Arc<Derived>,
+        snapshots: Arc<Snapshots>,
+        log: Arc<Log>,
+        running: oneshot::Sender<()>,
+    ) -> Self {
+        Self { derived, snapshots, log, _running: running }
     }
 
     fn apply_entry(&self, log_id: &LogId, payload: &Payload) -> io::Result<Outcomes> {
@@ -89,6 +96,8 @@ impl Machine {
             Payload::Normal(command) => self.apply_command(applied, command),
         };
         self.derived.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
+        let behind = self.log.last().map_or(0, |last| last.index.saturating_sub(log_id.index));
+        self.derived.metrics.apply_lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
         outcomes
     }
 

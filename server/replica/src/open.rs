@@ -82,7 +82,7 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         return Err(log_is_short(&log, "the snapshots and change records"));
     }
 
-    let usable = usable_store(options, &log, &found)?;
+    let usable = usable_store(options, &log, &found, snapshot_index)?;
     remove_clean_marker(options)?;
     let mut rebuilt = None;
     let store = match usable {
@@ -161,6 +161,7 @@ fn usable_store(
     options: &Options,
     log: &Log,
     records: &Records,
+    snapshot: Option<u64>,
 ) -> Result<Result<Arc<Store>, String>, OpenError> {
     let store = match Store::open(&store_path(options), options.cache_bytes) {
         Ok(store) => store,
@@ -176,6 +177,9 @@ fn usable_store(
     if applied_to.next_index() < log.purged().next_index() {
         return Ok(Err("the log entries that it has not seen are gone".into()));
     }
+    if applied_to.index() < snapshot {
+        return Ok(Err("it is older than the snapshot".into()));
+    }
     if records.last < applied.revision {
         let (revision, last) = (applied.revision, records.last);
         return Ok(Err(format!("it is ahead of the change records: revision {revision} of {last}")));
@@ -189,7 +193,9 @@ fn usable_store(
     }
     if options.disk.open(&options.data_dir.join(CLEAN)).is_err() {
         let rows = store.hashes().rows();
-        tracing::info!(rows, "the server did not stop cleanly; checking every row");
+        if rows > 0 {
+            tracing::info!(rows, "the server did not stop cleanly; checking every row");
+        }
         if let Err(error) = store.verify() {
             return Ok(Err(with_causes(error)));
         }

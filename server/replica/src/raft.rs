@@ -81,13 +81,25 @@ pub(crate) struct Server {
     pub(crate) address: String,
 }
 
-/// Takes the result of a write, wherever it is wanted. openraft calls it from
-/// the task that applied the entry, which saves a hop.
-pub(crate) struct Reply<T>(pub(crate) Box<dyn FnOnce(T) + Send>);
+/// Follows one write, wherever its result is wanted. openraft calls it from the
+/// tasks that commit and apply the entry, which saves a hop.
+pub(crate) struct Reply<T>(pub(crate) Box<dyn Waiter<T>>);
+
+/// Waits for one write.
+pub(crate) trait Waiter<T>: Send {
+    /// The entry is durable, on a majority.
+    fn committed(&mut self);
+    /// The entry is applied, or refused.
+    fn complete(self: Box<Self>, result: T);
+}
 
 impl<T: Send + 'static> Responder<TypeConfig, T> for Reply<T> {
+    fn on_commit(&mut self, _: LogId) {
+        self.0.committed();
+    }
+
     fn on_complete(self, result: T) {
-        (self.0)(result);
+        self.0.complete(result);
     }
 }
 

@@ -226,14 +226,14 @@ impl Replica {
             false => WriterTask::Task(tokio::spawn(opened.writer.run())),
         };
         let (running, machine_gone) = oneshot::channel();
-        let machine = Machine::new(opened.derived.clone(), opened.snapshots.clone(), running);
+        let machine = Machine::new(opened.derived.clone(), opened.snapshots.clone(), opened.log.clone(), running);
         let id = ServerId { server: opened.identity.server, incarnation: opened.identity.incarnation };
         let raft = Raft::new(id, raft_config(&options)?, NoPeers, opened.log_storage, machine);
         let raft = raft.await.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
         form(&raft, id, &options).await?;
 
         let metrics = opened.derived.metrics.clone();
-        let batcher = Batcher::new(raft.clone(), options.clock.clone(), metrics, options.max_waiting);
+        let batcher = Batcher::new(raft.clone(), options.clock.clone(), metrics, opened.log.clone(), options.max_waiting);
         let upkeep = Upkeep::start(&options, &raft, id, &opened.log, &opened.derived, &opened.snapshots);
         let closing = Mutex::new(Some(Closing { lock: opened.lock, machine_gone, writer }));
         let inner = Inner {
@@ -280,7 +280,11 @@ impl Replica {
         // and nobody else can acknowledge anything.
         if consistency == Consistency::Linearizable && !self.inner.upkeep.is_sole_leader() {
             if let Some(reason) = self.failure() {
-                return Err(ReadError::LogFailed { reason });
+                // Reads go on where nobody else can have acknowledged anything.
+                return match self.inner.upkeep.led_alone() {
+                    true => Ok(self.inner.derived.store.revision()),
+                    false => Err(ReadError::LogFailed { reason }),
+                };
             }
             self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ReadError::NoLeader)?;
             let current = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);

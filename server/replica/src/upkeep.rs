@@ -47,6 +47,9 @@ pub(crate) struct Upkeep {
 struct Shared {
     /// This server leads, and is the only voter.
     sole_leader: AtomicBool,
+    /// This server led last, and is the only voter: whatever happened to it
+    /// since, nobody else has acknowledged anything.
+    led_alone: AtomicBool,
     stopped: AtomicBool,
     disk_full: AtomicBool,
     free_bytes: AtomicU64,
@@ -99,6 +102,11 @@ impl Upkeep {
         self.shared.sole_leader.load(Ordering::Acquire)
     }
 
+    /// Whether this server led last, and nobody else may vote.
+    pub(crate) fn led_alone(&self) -> bool {
+        self.shared.led_alone.load(Ordering::Acquire)
+    }
+
     /// Whether this server leads.
     pub(crate) fn watch_leadership(&self) -> watch::Receiver<bool> {
         self.leading.clone()
@@ -128,12 +136,13 @@ impl Upkeep {
 async fn follow_leadership(raft: Raft, id: ServerId, shared: Arc<Shared>, leads: watch::Sender<bool>) {
     let mut metrics = raft.server_metrics();
     loop {
-        let (leading, sole) = {
+        let (leading, alone) = {
             let metrics = metrics.borrow_and_update();
             let leading = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
-            (leading, leading && metrics.membership_config.voter_ids().eq([id]))
+            (leading, metrics.membership_config.voter_ids().eq([id]))
         };
-        shared.sole_leader.store(sole, Ordering::Release);
+        shared.sole_leader.store(leading && alone, Ordering::Release);
+        shared.led_alone.store(alone && (leading || shared.led_alone.load(Ordering::Acquire)), Ordering::Release);
         leads.send_if_modified(|known| std::mem::replace(known, leading) != leading);
         if metrics.changed().await.is_err() {
             shared.sole_leader.store(false, Ordering::Release);
@@ -245,10 +254,10 @@ impl Bounds {
 
 fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::Applied, SnapshotError> {
     let (point, window) = derived.point_in_time()?;
-    let applied = snapshots.write(point, &window)?;
-    // The log behind the snapshot goes next, and with it the means to make
-    // these again.
+    // Before the snapshot is published: the log behind it goes next, and with
+    // it the means to make these again; and Raft refuses to start with a store
+    // that is behind a snapshot.
     derived.changes.sync()?;
     derived.store.flush()?;
-    Ok(applied)
+    Ok(snapshots.write(point, &window)?)
 }

@@ -224,7 +224,9 @@ impl World {
 
     /// What nobody was told of is asked for again, and some of the rest.
     async fn retry_all(&mut self, replica: &Replica) -> Result<(), String> {
-        let known: Vec<usize> = (0..self.requests.len()).rev().filter(|at| self.is_remembered(*at)).take(5).collect();
+        // Below the log's own floor requests are forgotten; no other floor counts.
+        let from = replica.store().applied().floor.max(self.forgotten + 1);
+        let known: Vec<usize> = (0..self.requests.len()).rev().filter(|at| self.is_from(*at, from)).take(8).collect();
         let unknown = (0..self.requests.len()).filter(|at| self.requests[*at].fate == Fate::Unknown);
         for at in unknown.chain(known).collect::<Vec<_>>() {
             self.told.retried += 1;
@@ -241,8 +243,8 @@ impl World {
         Ok(())
     }
 
-    fn is_remembered(&self, at: usize) -> bool {
-        matches!(&self.requests[at].fate, Fate::Committed(committed) if committed.revision > self.forgotten)
+    fn is_from(&self, at: usize, from: u64) -> bool {
+        matches!(&self.requests[at].fate, Fate::Committed(committed) if committed.revision >= from)
     }
 
     /// Compares rows, revisions, results and feed with what a model says.
@@ -376,6 +378,13 @@ impl World {
         };
         self.disk.note(if crashed { "the power went" } else { "the power is cut" });
         let (store, copy) = (self.data_dir().join("store"), self.directory.path().join("copy"));
+        if store.exists() {
+            // sled lets go of its files some time after it is closed; these are others.
+            let moved = self.directory.path().join("moved");
+            copy_dir(&store, &moved);
+            remove_dir(&store);
+            fs::rename(&moved, &store).expect("moved");
+        }
         if self.has_copy && crashed && self.random.random_bool(0.25) {
             remove_dir(&store);
             copy_dir(&copy, &store);

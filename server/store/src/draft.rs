@@ -219,7 +219,8 @@ impl Step<'_, '_> {
     }
 
     fn append(&mut self, append: &Append) -> Result<u64, StoreError> {
-        let head = [append.table.as_bytes(), b"\0", &append.list].concat();
+        // The length keeps ("a", "bc") and ("ab", "c") apart.
+        let head = [&[append.table.len() as u8], append.table.as_bytes(), &append.list].concat();
         let head = RowKey::new(self.space, LISTS_TABLE, &head);
         let last = match self.draft.row(&head)? {
             Some(row) => u64::from_be_bytes(row.value.as_ref().try_into().map_err(|_| StoreError::Damaged {

@@ -19,12 +19,18 @@
 mod recover;
 mod storage;
 mod writer;
+#[cfg(test)]
+mod suite;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use flotilla_proto::storage::v1::LogRecord;
@@ -50,6 +56,8 @@ pub(crate) struct Log {
     state: Mutex<State>,
     /// Bytes of entries that were there at the start, and appended since.
     appended_bytes: AtomicU64,
+    /// How long the last sync of a group took, in microseconds.
+    last_sync: AtomicU64,
 }
 
 #[derive(Default)]
@@ -101,7 +109,12 @@ impl Log {
 
     /// Bytes of entries that were there at the start, and appended since.
     pub(crate) fn appended_bytes(&self) -> u64 {
-        self.appended_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long the last sync of a group took.
+    pub(crate) fn last_sync(&self) -> Duration {
+        Duration::from_micros(self.last_sync.load(Ordering::Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -187,6 +200,9 @@ impl State {
 
     /// Entries from an index on are void.
     fn truncate_from(&mut self, index: u64, last: Option<LogId>) {
+        if self.last.as_ref().is_none_or(|last| last.index < index) {
+            return;
+        }
         self.positions.truncate(index.saturating_sub(self.first_index) as usize);
         while self.cache.back().is_some_and(|entry| entry.index() >= index) {
             if let Some(entry) = self.cache.pop_back() {

@@ -82,7 +82,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Recovere
     }
     let tail = Tail { segment: tail, next_group: scan.next_group.unwrap_or(1), next_segment: last_id.unwrap_or(0) + 1 };
     let bytes: u64 = scan.state.positions.iter().map(|position| u64::from(position.length)).sum();
-    let log = Log { directory: directory.to_path_buf(), state: scan.state.into(), appended_bytes: bytes.into() };
+    let log = Log { directory: directory.to_path_buf(), state: scan.state.into(), appended_bytes: bytes.into(), last_sync: 0.into() };
     Ok(Recovered { log: Arc::new(log), tail, cut })
 }
 
@@ -94,6 +94,8 @@ fn first_gap(paths: &BTreeMap<u64, PathBuf>) -> Option<u64> {
 struct Scan {
     state: State,
     next_group: Option<u64>,
+    /// Where the former segment's groups ended.
+    former_end: Option<(PathBuf, u64)>,
 }
 
 impl Scan {
@@ -103,8 +105,15 @@ impl Scan {
         while let Some(frame) = segment::frame_at(bytes, header, offset) {
             if self.next_group.is_some_and(|expected| expected != frame.number) {
                 let expected = self.next_group.unwrap_or_default();
-                let what = format!("group {} is here, and group {expected} should be", frame.number);
-                return Err(damaged(path, offset, what));
+                let number = frame.number;
+                // What is missing was there before, not here.
+                return Err(match self.former_end.take().filter(|_| offset == SEGMENT_HEADER) {
+                    Some((former, end)) => {
+                        let what = format!("group {expected} should be here, and the next segment goes on with {number}");
+                        damaged(&former, end, what)
+                    }
+                    None => damaged(path, offset, format!("group {number} is here, and group {expected} should be")),
+                });
             }
             self.next_group = Some(frame.number + 1);
             self.group(path, bytes, header.id, frame.payload())?;
@@ -115,7 +124,10 @@ impl Scan {
                 let what = format!("the group here is not readable, and a valid one follows at byte {}", later.offset);
                 Err(damaged(path, offset, what))
             }
-            None => Ok(offset),
+            None => {
+                self.former_end = Some((path.to_path_buf(), offset));
+                Ok(offset)
+            }
         }
     }
 

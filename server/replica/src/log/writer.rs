@@ -109,6 +109,12 @@ impl Writer {
     /// Writes until the queue is closed.
     pub(crate) async fn run(mut self) {
         let mut waiting = Vec::new();
+        // Who made the last segment may not have come to its first group.
+        if self.tail.segment.as_ref().is_some_and(|segment| segment.end == SEGMENT_HEADER)
+            && let Err(error) = self.repeat_vote_and_purge()
+        {
+            self.fail(&error);
+        }
         while self.queue.recv_many(&mut waiting, QUEUE_BATCH).await > 0 {
             let mut group = Vec::new();
             let mut bytes = 0;
@@ -202,7 +208,10 @@ impl Writer {
         let started = Instant::now();
         segment.file.sync()?;
         self.metrics.fsyncs.inc();
-        self.metrics.fsync_seconds.observe(started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        self.metrics.fsync_seconds.observe(took.as_secs_f64());
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.log.last_sync.store(micros, Ordering::Relaxed);
         self.metrics.log_bytes.inc_by(self.group.len() as u64);
         segment.end += self.group.len() as u64;
         self.tail.next_group += 1;
@@ -222,6 +231,10 @@ impl Writer {
             return Ok(());
         }
         let size = self.segment_bytes.max((bytes as u64 + SEGMENT_HEADER + 4096).next_multiple_of(4096));
+        // A spare that is still being made has the same name.
+        if let Some(thread) = self.spare.thread.take() {
+            let _ = thread.join();
+        }
         let ready = self.spare.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
         let file = match ready {
             Some(file) if file.len()? >= size => file,
@@ -288,10 +301,11 @@ impl Writer {
         let mut spare = self.spare.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.is_none() && !self.spare.in_work.load(Ordering::Acquire) && file.len()? == self.segment_bytes {
             self.disk.rename(path, &self.log.path(SPARE))?;
+            self.disk.sync_dir(&self.log.directory)?;
             *spare = Some(file);
-        } else {
-            self.disk.remove(path)?;
+            return Ok(());
         }
+        self.disk.remove(path)?;
         self.disk.sync_dir(&self.log.directory)
     }
 
@@ -324,6 +338,11 @@ impl Writer {
 const SPARE: &str = "spare";
 
 fn make_spare(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+    // Never the bytes of a file that may still have another name after a crash.
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let file = disk.create(path)?;
     let zeros = vec![0; 256 * 1024];
     let mut offset = 0;

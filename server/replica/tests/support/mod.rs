@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod faulty_disk;
 pub(crate) mod model;
 pub(crate) mod sim_disk;
 
