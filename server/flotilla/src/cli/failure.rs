@@ -1,0 +1,166 @@
+//! How a command ends badly, and its exit code: 64 usage or config, 69 unreachable, 70 a bug, 74
+//! I/O, 1 a server's no, 130 interrupted.
+
+use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use flotilla_replica::OpenError;
+
+use super::{import::ImportError, talk};
+use crate::{client::CallError, config::ConfigError, serve::ServeError};
+
+pub(super) const USAGE: u8 = 64;
+const UNREACHABLE: u8 = 69;
+const BUG: u8 = 70;
+const IO: u8 = 74;
+const REFUSED: u8 = 1;
+const INTERRUPTED: u8 = 130;
+
+/// How a command ends badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A value in the client's file is refused.
+    #[error("the client's config file: `{key}` can't be {value:?}")]
+    FileValue {
+        /// The key.
+        key: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// An argument is refused.
+    #[error("{argument}: {reason}")]
+    Argument {
+        /// Which.
+        argument: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A file that an argument names can't be read or written.
+    #[error("can't {operation} {path}", path = .path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A server didn't start, or didn't end well.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A port of `dev` is taken.
+    #[error(
+        "{address} is taken, perhaps by another `flotilla dev`: stop that one, or choose another port with \
+         `--listen 127.0.0.1:7410`"
+    )]
+    PortTaken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// `dev --fresh` on a directory that isn't ours.
+    #[error(
+        "{path} has files but no identity.json, so it is not Flotilla's data: it was left alone. \
+         Choose another with --data-dir", path = .path.display()
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// `dev --fresh` on a directory that a server uses.
+    #[error("{path} is in use by {holder}: it was left alone. Stop that server first", path = .path.display())]
+    FreshInUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who uses it.
+        holder: String,
+    },
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// An import stopped.
+    #[error(transparent)]
+    Import(#[from] Box<ImportError>),
+    /// A check found differences.
+    #[error("{0}")]
+    Differs(String),
+    /// A server is not serving.
+    #[error("{service} is {status}")]
+    NotServing {
+        /// Which service.
+        service: String,
+        /// Its status.
+        status: String,
+    },
+    /// stdout can't be written.
+    #[error("can't write to stdout")]
+    Output(#[source] io::Error),
+    /// The process can't get going.
+    #[error("can't start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl Failure {
+    /// Says what happened, unless the reader of stdout has gone away, and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        if self.is_broken_pipe() {
+            return ExitCode::SUCCESS;
+        }
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(source) = cause {
+            text.push_str(&format!(": {source}"));
+            cause = source.source();
+        }
+        talk::error(&text);
+        ExitCode::from(self.exit_code())
+    }
+
+    fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(ConfigError::Read { .. }) => IO,
+            Self::Config(_) | Self::FileValue { .. } | Self::Argument { .. } | Self::NotOurs { .. } => USAGE,
+            Self::File { .. } | Self::PortTaken { .. } | Self::FreshInUse { .. } => IO,
+            Self::Output(_) | Self::Runtime(_) => IO,
+            Self::Serve(error) => serve_code(error),
+            Self::Call(error) => call_code(error),
+            Self::Import(error) => import_code(error),
+            Self::Differs(_) | Self::NotServing { .. } => REFUSED,
+        }
+    }
+}
+
+fn serve_code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Config(_) | ServeError::Log(_) => USAGE,
+        ServeError::Open(OpenError::Foreign { .. } | OpenError::NewerFormat { .. }) => USAGE,
+        ServeError::Open(OpenError::Raft { .. }) | ServeError::Reflection(_) | ServeError::Ended(_) => BUG,
+        ServeError::Open(_) | ServeError::Close { .. } | ServeError::CloseTimedOut { .. } => IO,
+        ServeError::LogFailed { .. } => IO,
+        ServeError::Bind { .. } | ServeError::Address(_) | ServeError::Signal(_) => IO,
+    }
+}
+
+fn call_code(error: &CallError) -> u8 {
+    match error {
+        CallError::Endpoint { .. } | CallError::Name { .. } => USAGE,
+        CallError::Unreachable { .. } | CallError::TimedOut { .. } => UNREACHABLE,
+        CallError::Refused(_) => REFUSED,
+    }
+}
+
+fn import_code(error: &ImportError) -> u8 {
+    match error {
+        ImportError::BadLine { .. } => REFUSED,
+        ImportError::OtherImport { .. } | ImportError::Changed { .. } | ImportError::SkippedTooFar { .. } => USAGE,
+        ImportError::Read { .. } | ImportError::Checkpoint { .. } => IO,
+        ImportError::Call { source, .. } => call_code(source),
+        ImportError::Interrupted { .. } => INTERRUPTED,
+    }
+}

@@ -1,0 +1,189 @@
+//! The commands; one command, one file.
+//!
+//! # Layout
+//!
+//! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
+//! * `check`, `health`, `users`, `records`, `import`: call one.
+//! * `pages`: lists, a page at a time.
+//! * `ndjson`, `batches`, `checkpoint`: what an import reads, and where it goes on.
+//! * `watch`: what `users watch` and `records watch` share.
+//! * `output`, `row`: data on stdout, as a table, JSON or YAML.
+//! * `talk`: everything said to a person, on stderr.
+//! * `failure`: how a command ends badly, and its exit code.
+
+mod batches;
+mod check;
+mod check_config;
+mod checkpoint;
+mod dev;
+mod failure;
+mod health;
+mod import;
+mod ndjson;
+mod output;
+mod pages;
+mod records;
+mod row;
+mod serve;
+mod talk;
+mod users;
+mod watch;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use failure::Failure;
+
+use crate::{
+    client::{Client, Target},
+    config::client::ClientFile,
+};
+use output::{Format, Output};
+
+/// Many small gRPC services on one durable log.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Begin with `flotilla dev`, and in a second terminal `flotilla users create --help`.")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server
+    Serve(serve::ServerFlags),
+    /// Run a server on this machine with all services, to try things out
+    Dev(dev::Dev),
+    /// Print the configuration that `serve` would run with, and where each value came from
+    CheckConfig(serve::ServerFlags),
+    /// Recompute the hash of every space on a running server
+    Check(check::Check),
+    /// Ask a running server whether it is serving
+    Health(health::HealthOf),
+    /// Create, read, change, delete and watch users
+    #[command(subcommand)]
+    Users(users::Users),
+    /// Put, read, delete, import and watch JSON documents
+    #[command(subcommand)]
+    Records(records::Records),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What all commands that call a server take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Calling a server")]
+struct Global {
+    /// The server to call [default: http://127.0.0.1:7400]
+    #[arg(long, global = true, env = "FLOTILLA_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    endpoint: Option<String>,
+    /// The user to act as
+    #[arg(long = "as", global = true, env = "FLOTILLA_AS", value_name = "USER", hide_env_values = true)]
+    user: Option<String>,
+    /// The device to act as
+    #[arg(long, global = true, env = "FLOTILLA_DEVICE", hide_env_values = true)]
+    device: Option<String>,
+    /// How to print data [default: table on a terminal, json otherwise]
+    #[arg(long, global = true, env = "FLOTILLA_OUTPUT", value_enum, hide_env_values = true)]
+    output: Option<Format>,
+    /// How long a call may take, with its retries [default: 30s]
+    #[arg(long, global = true, env = "FLOTILLA_TIMEOUT", value_name = "DURATION", hide_env_values = true)]
+    #[arg(value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+const ENDPOINT: &str = "http://127.0.0.1:7400";
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { command, global } = arguments;
+    match command {
+        Command::Serve(flags) => server_runtime()?.block_on(serve::run(flags)),
+        Command::Dev(dev) => server_runtime()?.block_on(dev.run()),
+        Command::CheckConfig(flags) => check_config::run(&flags),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "flotilla", &mut script);
+            Output::new(Format::Json).raw(&script)
+        }
+        command => client_runtime()?.block_on(call(command, global)),
+    }
+}
+
+async fn call(command: Command, global: Global) -> Result<(), Failure> {
+    let (target, format) = global.resolve()?;
+    let mut output = Output::new(format);
+    // Bad arguments are told before a server is looked for.
+    match command {
+        Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
+        Command::Health(health) => health.run(&target, &mut output).await,
+        Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
+        Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
+        Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) | Command::Completions { .. } => Ok(()),
+    }
+}
+
+impl Global {
+    /// Flags and variables over the client's file over defaults.
+    fn resolve(self) -> Result<(Target, Format), Failure> {
+        let file = ClientFile::load()?;
+        let format = match (self.output, file.output) {
+            (Some(format), _) => format,
+            (None, Some(name)) => Format::parse(&name)?,
+            (None, None) => Format::fitting(),
+        };
+        let timeout = match (self.timeout, file.timeout) {
+            (Some(timeout), _) => timeout,
+            (None, Some(text)) => {
+                humantime::parse_duration(&text).map_err(|_| Failure::FileValue { key: "timeout", value: text })?
+            }
+            (None, None) => TIMEOUT,
+        };
+        let target = Target {
+            endpoint: self.endpoint.or(file.endpoint).unwrap_or_else(|| ENDPOINT.to_owned()),
+            user: self.user.or(file.user),
+            device: self.device.or(file.device),
+            timeout,
+        };
+        Ok((target, format))
+    }
+}
+
+/// Prints what clap has to say: help on stdout, a usage error on stderr.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // If nobody listens, there is nobody to tell.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => ExitCode::from(failure::USAGE),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn server_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)
+}
+
+fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_what_clap_can_parse() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,90 @@
+//! Which columns each message has in a table.
+
+use flotilla_proto::{
+    cluster::v1::SpaceCheck,
+    records::v1::{Record, Table},
+    users::v1::User,
+};
+use prost_types::Timestamp;
+
+use crate::client::json::to_json;
+
+/// A message that is a row of a table.
+pub(super) trait Row {
+    /// The names of its columns.
+    const COLUMNS: &'static [&'static str];
+
+    /// One cell for each column.
+    fn cells(&self) -> Vec<String>;
+}
+
+impl Row for User {
+    const COLUMNS: &'static [&'static str] = &["ID", "EMAIL", "NAME", "LABELS", "CREATED", "UPDATED", "ETAG"];
+
+    fn cells(&self) -> Vec<String> {
+        let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        vec![
+            self.id.clone(),
+            self.email.clone(),
+            self.display_name.clone(),
+            labels.join(","),
+            time(self.create_time.as_ref()),
+            time(self.update_time.as_ref()),
+            self.etag.clone(),
+        ]
+    }
+}
+
+impl Row for Record {
+    const COLUMNS: &'static [&'static str] = &["ID", "DOCUMENT", "UPDATED", "ETAG"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.id.clone(), document(self), time(self.update_time.as_ref()), self.etag.clone()]
+    }
+}
+
+impl Row for Table {
+    const COLUMNS: &'static [&'static str] = &["TABLE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone()]
+    }
+}
+
+/// A space at a server.
+pub(super) struct Checked<'a> {
+    pub(super) server: u64,
+    pub(super) space: &'a SpaceCheck,
+}
+
+impl Row for Checked<'_> {
+    const COLUMNS: &'static [&'static str] = &["SERVER", "SPACE", "ROWS", "HASH", "OK"];
+
+    fn cells(&self) -> Vec<String> {
+        let space = self.space;
+        let hash = match space.expected_hash == space.actual_hash {
+            true => space.actual_hash.clone(),
+            false => format!("{} instead of {}", space.actual_hash, space.expected_hash),
+        };
+        let ok = if space.ok { "ok" } else { "DIFFERS" };
+        vec![self.server.to_string(), space.space.clone(), space.rows.to_string(), hash, ok.to_owned()]
+    }
+}
+
+/// How much of a document a table shows.
+const DOCUMENT: usize = 60;
+
+/// The beginning of a record's document.
+pub(super) fn document(record: &Record) -> String {
+    let text = record.document.as_ref().map_or_else(|| "{}".to_owned(), |document| to_json(document).to_string());
+    match text.char_indices().nth(DOCUMENT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// A time to the second, UTC.
+pub(super) fn time(time: Option<&Timestamp>) -> String {
+    let Some(time) = time else { return String::new() };
+    Timestamp { seconds: time.seconds, nanos: 0 }.to_string()
+}

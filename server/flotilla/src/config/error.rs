@@ -1,0 +1,122 @@
+//! What can be wrong with a configuration. Each text names the key, the place, and the way out.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use super::Origin;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the config file {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path} is not TOML: {source}", path = .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's reason, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// No such key.
+    #[error("{origin}: unknown key `{key}`{}", hint(.nearest))]
+    UnknownKey {
+        /// Where it stands.
+        origin: Origin,
+        /// The whole key.
+        key: String,
+        /// The known key that is most like it.
+        nearest: Option<String>,
+    },
+    /// A key that a later version will have.
+    #[error("{origin}: `{key}` is not in this version, which runs cells of one server: remove it")]
+    LaterKey {
+        /// Where it stands.
+        origin: Origin,
+        /// The whole key.
+        key: String,
+    },
+    /// A value of the wrong type or form.
+    #[error("{origin}: `{key}`: {reason}")]
+    BadValue {
+        /// Where it stands.
+        origin: Origin,
+        /// The whole key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Several values in one list, or a table where a value belongs.
+    #[error("{origin}: `{key}` is a table of keys, not a value")]
+    NotAValue {
+        /// Where it stands.
+        origin: Origin,
+        /// The whole key.
+        key: String,
+    },
+    /// A `--set` without `=`.
+    #[error("--set {argument}: write it as KEY=VALUE, for instance --set limits.cache=256MiB")]
+    BadSet {
+        /// What was given.
+        argument: String,
+    },
+    /// No services are named.
+    #[error(
+        "no services are configured, and this server doesn't guess which ones to run\n\n\
+         Write in the config file, for every service:\n\n    services = [\"all\"]\n\n\
+         or name some of: {known}. The flag --services and the variable FLOTILLA_SERVICES do the same."
+    )]
+    NoServices {
+        /// The names there are.
+        known: String,
+    },
+    /// No such service.
+    #[error("`services` names `{name}`, which this server doesn't have{}; it has {known}", hint(.nearest))]
+    UnknownService {
+        /// The name given.
+        name: String,
+        /// The known name that is most like it.
+        nearest: Option<String>,
+        /// The names there are.
+        known: String,
+    },
+    /// Beyond loopback without a word.
+    #[error(
+        "`listen` is {listen}, which other machines can reach, and this version doesn't authenticate anybody: \
+         whoever reaches it may read and write everything\n\n\
+         Listen on loopback (127.0.0.1:{port}), or, if your network keeps strangers out, write\n\n    \
+         unauthenticated = true", port = .listen.port()
+    )]
+    OpenToTheNetwork {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// No port is 100 higher.
+    #[error("no port is 100 above that of `listen` ({listen}): set `health_listen`")]
+    NoHealthPort {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// Servers count from 1.
+    #[error("`cluster.id` is 0, and servers are numbered from 1")]
+    ServerZero,
+    /// A cell needs a name.
+    #[error("`cluster.name` is empty: name the cell, for instance \"flotilla\"")]
+    NamelessCell,
+    /// A bound of 0 lets nothing through.
+    #[error("`{key}` is 0, which would refuse everything: set at least 1")]
+    ZeroBound {
+        /// The key.
+        key: &'static str,
+    },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}

@@ -1,0 +1,48 @@
+//! What the server itself answers, before or instead of a service.
+
+use flotilla_kit::{Error, Refusal};
+use flotilla_proto::errors::v1::Reason;
+use http::Response;
+use tonic::{Code, Status, body::Body};
+
+/// Too many calls are in work.
+pub(super) fn overloaded(bound: usize) -> Response<Body> {
+    let message = format!("the server has {bound} requests in work, which is its limit: try again in a moment");
+    respond(Refusal::new(Reason::Overloaded, message))
+}
+
+/// The deadline passed before anything was done.
+pub(super) fn expired_before() -> Response<Body> {
+    respond(Error::DeadlineExpired)
+}
+
+/// The deadline passed while a service was at it.
+pub(super) fn expired_in_work() -> Response<Body> {
+    respond(Error::OutcomeUnknown)
+}
+
+/// The config of this server doesn't name the service.
+pub(in super::super) fn not_here(service: &str) -> Response<Body> {
+    let message = format!("this server doesn't run {service}: its config names the services that it runs");
+    respond(Refusal::new(Reason::ServiceNotHere, message).with("service", service))
+}
+
+/// tonic's refusal of a message over its limit, in our words; any other answer as it is.
+pub(in super::super) fn reworded(response: Response<Body>) -> Response<Body> {
+    let too_large = Status::from_header_map(response.headers()).filter(|status| status.code() == Code::OutOfRange);
+    match too_large.and_then(|status| sizes(status.message())) {
+        Some((actual, max)) => respond(Error::LimitExceeded { limit: "message_bytes", max, actual }),
+        None => response,
+    }
+}
+
+/// "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes".
+fn sizes(message: &str) -> Option<(u64, u64)> {
+    let sizes = message.strip_prefix("Error, decoded message length too large: found ")?.strip_suffix(" bytes")?;
+    let (actual, max) = sizes.split_once(" bytes, the limit is: ")?;
+    Some((actual.parse().ok()?, max.parse().ok()?))
+}
+
+fn respond(error: impl Into<Error>) -> Response<Body> {
+    Status::from(error.into()).into_http()
+}

@@ -1,0 +1,130 @@
+//! Which services there are, and what they are given.
+
+use std::time::SystemTime;
+
+use axum::Router;
+use flotilla_cluster::{Cluster, Facts};
+use flotilla_kit::{Context, service::Definition, tasks};
+use flotilla_proto::{
+    FILE_DESCRIPTOR_SET,
+    cluster::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER},
+};
+use flotilla_replica::Replica;
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, StatusCode, Uri, header};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tokio::sync::watch;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_reflection::server::Builder;
+
+use super::{
+    Addresses, ServeError,
+    health::{Health, Phase},
+    layers::refusal,
+};
+use crate::services;
+
+/// What is counted beside the services, by path.
+const INFRASTRUCTURE: [&str; 5] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.health.v1.Health/List",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// What a server says of itself.
+pub(super) fn facts(addresses: &Addresses, services: &[&str]) -> Facts {
+    Facts {
+        address: addresses.api.to_string(),
+        services: services.iter().map(|&name| name.to_owned()).collect(),
+        spaces: services::ALL.iter().map(|service| (service.space.number(), service.name)).collect(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: SystemTime::now(),
+    }
+}
+
+/// What is served, and what runs beside it.
+pub(super) struct Mounted {
+    pub(super) routes: Routes,
+    pub(super) tasks: BoxFuture<'static, ()>,
+}
+
+/// The definitions of the services with these names.
+pub(super) fn definitions(names: &[&str]) -> Vec<&'static Definition> {
+    services::ALL.iter().filter(|service| names.contains(&service.name)).collect()
+}
+
+/// The gRPC names of all that will be mounted and can be healthy.
+pub(super) fn grpc_names(definitions: &[&'static Definition]) -> Vec<&'static str> {
+    definitions.iter().map(|service| service.grpc_name).chain([CLUSTER]).collect()
+}
+
+/// The paths of all methods that will be mounted.
+pub(super) fn method_paths(definitions: &[&'static Definition]) -> Vec<String> {
+    let names = grpc_names(definitions);
+    let mut paths: Vec<String> = INFRASTRUCTURE.iter().map(|&path| path.to_owned()).collect();
+    for file in descriptors().file {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            if names.contains(&name.as_str()) {
+                paths.extend(service.method.iter().map(|method| format!("/{name}/{}", method.name())));
+            }
+        }
+    }
+    paths
+}
+
+/// Makes every service and puts it under one router, with the cell's own service, health and
+/// reflection.
+pub(super) fn mount(
+    definitions: &[&'static Definition],
+    replica: &Replica,
+    facts: Facts,
+    health: &Health,
+    stopping: &watch::Sender<bool>,
+) -> Result<Mounted, ServeError> {
+    let mut routes = RoutesBuilder::from(Router::new().fallback(elsewhere));
+    let mut running = Vec::new();
+    for definition in definitions {
+        let context = Context::new(replica.clone(), definition, stopping.subscribe());
+        let built = (definition.build)(context.clone());
+        (built.mount)(&mut routes);
+        running.push(tasks::run(context, built.tasks));
+        tracing::debug!(service = definition.name, "mounted");
+    }
+    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts)));
+    routes.add_service(health.service(Phase::Draining));
+    let names = grpc_names(definitions);
+    routes.add_service(reflection(&names).build_v1()?);
+    // grpcurl before 1.9 and Python's reflection client ask the older one.
+    routes.add_service(reflection(&names).build_v1alpha()?);
+    Ok(Mounted { routes: routes.routes(), tasks: futures::future::join_all(running).map(drop).boxed() })
+}
+
+fn reflection(names: &[&str]) -> Builder<'static> {
+    let builder = Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health");
+    names.iter().fold(builder, |builder, &name| builder.with_service_name(name))
+}
+
+/// What answers where no service is: a status for gRPC, a sentence for a browser.
+async fn elsewhere(uri: Uri, headers: HeaderMap) -> http::Response<tonic::body::Body> {
+    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content.starts_with("application/grpc") {
+        let service = uri.path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        return refusal::not_here(service);
+    }
+    let text = "This port speaks gRPC and gRPC-Web. Try: flotilla --help\n";
+    let mut response = http::Response::new(tonic::body::Body::new(axum::body::Body::from(text)));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+/// What is compiled in, or nothing: a test of the contract holds that it can be read.
+fn descriptors() -> FileDescriptorSet {
+    FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default()
+}

@@ -1,0 +1,44 @@
+//! What a service is given, and what it must provide.
+//!
+//! # Layout
+//!
+//! * [`service`]: what a service provides, so that the binary can mount it.
+//! * [`context`]: what a service is given: reads, commits, the feed.
+//! * [`view`]: rows to read, one at a time or a page.
+//! * [`call`]: who calls, until when, and how current an answer must be.
+//! * [`request`]: request ids, and why a retry counts once.
+//! * [`fields`], [`mask`], [`etag`], [`page`], [`time`]: the conventions that
+//!   all resources share.
+//! * [`watch`]: streams of events with heartbeats and resets.
+//! * [`tasks`]: what a service does in the background.
+//! * [`error`], [`status`]: what can go wrong, and the one table that says how
+//!   it travels.
+//!
+//! It knows no service and no configuration. The log is below it, the
+//! transport's listeners are above.
+
+pub mod call;
+pub mod context;
+pub mod error;
+pub mod etag;
+pub mod fields;
+pub mod mask;
+pub mod page;
+pub mod request;
+pub mod service;
+pub mod status;
+pub mod tasks;
+pub mod time;
+pub mod view;
+pub mod watch;
+
+pub use call::Call;
+pub use context::Context;
+pub use error::{Error, Refusal};
+pub use fields::Violations;
+pub use flotilla_replica::{Change, Committed, Consistency};
+pub use flotilla_store::{Row, RowChange, Space, TransactionBuilder};
+pub use page::Page;
+pub use request::Intent;
+pub use service::{Built, Definition, Placement, Task};
+pub use view::View;
