@@ -29,10 +29,7 @@ mod tests {
     #[test]
     fn a_reason_travels_without_its_prefix_and_is_recognised_again() {
         assert_eq!(Reason::EmailTaken.wire_name(), "EMAIL_TAKEN");
-        assert_eq!(
-            Reason::from_wire_name("EMAIL_TAKEN"),
-            Some(Reason::EmailTaken)
-        );
+        assert_eq!(Reason::from_wire_name("EMAIL_TAKEN"), Some(Reason::EmailTaken));
         assert_eq!(Reason::from_wire_name("REASON_EMAIL_TAKEN"), None);
         assert_eq!(Reason::from_wire_name("OF_A_LATER_VERSION"), None);
     }

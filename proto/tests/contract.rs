@@ -10,17 +10,14 @@ use prost::Message;
 use prost_reflect::{
     DescriptorPool, ExtensionDescriptor, MethodDescriptor,
     prost_types::{
-        FileDescriptorProto, Struct, Value, method_options::IdempotencyLevel,
-        source_code_info::Location, value,
+        FileDescriptorProto, Struct, Value, method_options::IdempotencyLevel, source_code_info::Location, value,
     },
 };
 
 #[test]
 fn every_unary_method_has_an_http_binding_and_no_stream_has_one() {
     let pool = pool();
-    let http = pool
-        .get_extension_by_name("google.api.http")
-        .expect("the descriptors include google.api.http");
+    let http = pool.get_extension_by_name("google.api.http").expect("the descriptors include google.api.http");
     let broken = methods(&pool)
         .filter(|method| has_binding(method, &http) != is_unary(method))
         .map(|method| method.full_name().to_owned())
@@ -46,8 +43,7 @@ fn every_unary_method_that_changes_something_has_a_request_id_and_no_other_has()
         .filter(|method| {
             let changes = idempotency(method) != IdempotencyLevel::NoSideEffects;
             let request_id = method.input().get_field_by_name("request_id");
-            let is_string =
-                request_id.is_some_and(|field| field.kind() == prost_reflect::Kind::String);
+            let is_string = request_id.is_some_and(|field| field.kind() == prost_reflect::Kind::String);
             changes != is_string
         })
         .map(|method| method.full_name().to_owned())
@@ -62,51 +58,31 @@ fn a_browser_can_call_every_method_but_register() {
         .filter(MethodDescriptor::is_client_streaming)
         .map(|method| method.full_name().to_owned())
         .collect::<Vec<_>>();
-    assert_eq!(
-        client_streaming,
-        ["flotilla.discovery.v1.DiscoveryService.Register"]
-    );
+    assert_eq!(client_streaming, ["flotilla.discovery.v1.DiscoveryService.Register"]);
 }
 
 #[test]
 fn everything_in_the_contract_has_a_comment() {
     let files = sources::compile().file_descriptor_set().file;
-    let bare = files
-        .iter()
-        .filter(|file| file.package().starts_with("flotilla."))
-        .flat_map(uncommented)
-        .collect::<Vec<_>>();
+    let bare =
+        files.iter().filter(|file| file.package().starts_with("flotilla.")).flat_map(uncommented).collect::<Vec<_>>();
     assert!(bare.is_empty(), "{bare:#?}");
 }
 
 #[test]
 fn a_document_of_32_levels_can_be_read_back_by_a_client_of_prost() {
-    let innermost = Value {
-        kind: Some(value::Kind::BoolValue(true)),
-    };
-    let value = (1..32).fold(innermost, |value, _| Value {
-        kind: Some(value::Kind::StructValue(object(value))),
-    });
-    let record = Record {
-        document: Some(object(value)),
-        ..Record::default()
-    };
-    let event = RecordEvent {
-        record: Some(record),
-        ..RecordEvent::default()
-    };
-    let response = WatchRecordsResponse {
-        item: Some(Item::Event(event)),
-    };
+    let innermost = Value { kind: Some(value::Kind::BoolValue(true)) };
+    let value = (1..32).fold(innermost, |value, _| Value { kind: Some(value::Kind::StructValue(object(value))) });
+    let record = Record { document: Some(object(value)), ..Record::default() };
+    let event = RecordEvent { record: Some(record), ..RecordEvent::default() };
+    let response = WatchRecordsResponse { item: Some(Item::Event(event)) };
 
     let decoded = WatchRecordsResponse::decode(response.encode_to_vec().as_slice());
     assert_eq!(decoded, Ok(response));
 }
 
 fn object(value: Value) -> Struct {
-    Struct {
-        fields: [("a".to_owned(), value)].into(),
-    }
+    Struct { fields: [("a".to_owned(), value)].into() }
 }
 
 fn pool() -> DescriptorPool {
@@ -114,8 +90,7 @@ fn pool() -> DescriptorPool {
 }
 
 fn methods(pool: &DescriptorPool) -> impl Iterator<Item = MethodDescriptor> {
-    pool.services()
-        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    pool.services().flat_map(|service| service.methods().collect::<Vec<_>>())
 }
 
 fn is_unary(method: &MethodDescriptor) -> bool {
@@ -128,9 +103,7 @@ fn has_binding(method: &MethodDescriptor, http: &ExtensionDescriptor) -> bool {
 
 fn idempotency(method: &MethodDescriptor) -> IdempotencyLevel {
     let options = method.method_descriptor_proto().options.as_ref();
-    options.map_or(IdempotencyLevel::IdempotencyUnknown, |options| {
-        options.idempotency_level()
-    })
+    options.map_or(IdempotencyLevel::IdempotencyUnknown, |options| options.idempotency_level())
 }
 
 /// `file:line` of everything that a reader meets (services, methods, messages, fields, oneofs, enums
@@ -138,9 +111,7 @@ fn idempotency(method: &MethodDescriptor) -> IdempotencyLevel {
 fn uncommented(file: &FileDescriptorProto) -> Vec<String> {
     let locations = file.source_code_info.iter().flat_map(|info| &info.location);
     locations
-        .filter(|location| {
-            is_documented_element(&location.path) && location.leading_comments().trim().is_empty()
-        })
+        .filter(|location| is_documented_element(&location.path) && location.leading_comments().trim().is_empty())
         .map(|location| format!("{}:{}", file.name(), line(location)))
         .collect()
 }
@@ -158,16 +129,14 @@ fn is_documented_element(path: &[i32]) -> bool {
         Leaf,
     }
     let (pairs, rest) = path.as_chunks::<2>();
-    let place = pairs
-        .iter()
-        .try_fold(Place::File, |place, [field, _]| match (place, field) {
-            (Place::File, 4) | (Place::Message, 3) => Some(Place::Message),
-            (Place::File, 5) | (Place::Message, 4) => Some(Place::Enum),
-            (Place::File, 6) => Some(Place::Service),
-            // Fields and oneofs, values, methods.
-            (Place::Message, 2 | 8) | (Place::Enum | Place::Service, 2) => Some(Place::Leaf),
-            _ => None,
-        });
+    let place = pairs.iter().try_fold(Place::File, |place, [field, _]| match (place, field) {
+        (Place::File, 4) | (Place::Message, 3) => Some(Place::Message),
+        (Place::File, 5) | (Place::Message, 4) => Some(Place::Enum),
+        (Place::File, 6) => Some(Place::Service),
+        // Fields and oneofs, values, methods.
+        (Place::Message, 2 | 8) | (Place::Enum | Place::Service, 2) => Some(Place::Leaf),
+        _ => None,
+    });
     rest.is_empty() && !pairs.is_empty() && place.is_some()
 }
 

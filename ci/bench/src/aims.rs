@@ -35,10 +35,7 @@ pub(crate) fn aims_of(key: &Key) -> Vec<Aim> {
     let cell = key.cell.as_str();
     match (cell, key.in_flight) {
         (_, Some(64)) if cell == own_speed || cell == slower => {
-            vec![
-                Aim::TimesAtLeast(1.0, "redis"),
-                Aim::TimesAtLeast(1.0, writes::REDIS_UNPIPELINED),
-            ]
+            vec![Aim::TimesAtLeast(1.0, "redis"), Aim::TimesAtLeast(1.0, writes::REDIS_UNPIPELINED)]
         }
         (_, Some(1024)) if cell == own_speed => {
             vec![Aim::AtLeast(40_000.0), Aim::TimesAtLeast(4.0, "etcd")]

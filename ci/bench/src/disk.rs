@@ -38,12 +38,7 @@ pub(crate) fn fdatasync_loop(folder: &Path, measured: Duration) -> Result<Measur
 }
 
 fn zero_filled(path: &Path) -> std::io::Result<File> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .read(true)
-        .write(true)
-        .open(path)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
     file.write_all(&vec![0; FILE_BYTES])?;
     file.sync_all()?;
     Ok(file)

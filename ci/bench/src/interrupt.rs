@@ -12,9 +12,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Listens for both signals from now on, on a thread of its own.
 pub(crate) fn listen() {
     thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;

@@ -35,8 +35,7 @@ impl Machine {
             let line = text.lines().find(|line| line.starts_with(name))?.to_owned();
             Some(line.split_once(':')?.1.trim().to_owned())
         };
-        let kernel =
-            read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned());
+        let kernel = read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned());
         Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -59,11 +58,10 @@ impl Machine {
             self.disk,
             self.peers.join("; "),
         );
-        if let Some(busy) = self
-            .busy_before_percent
-            .filter(|busy| *busy > QUIET_PERCENT)
-        {
-            text.push_str(&format!("\nNot alone: others used {busy:.0} % of the processors just before; times mean little."));
+        if let Some(busy) = self.busy_before_percent.filter(|busy| *busy > QUIET_PERCENT) {
+            text.push_str(&format!(
+                "\nNot alone: others used {busy:.0} % of the processors just before; times mean little."
+            ));
         }
         text
     }
@@ -81,9 +79,7 @@ fn busy_percent(during: Duration) -> Option<f64> {
 /// Idle ticks and all ticks; waiting for the disk is idling.
 fn processor_ticks(stat: &str) -> Option<(u64, u64)> {
     let fields = stat.lines().next()?.split_whitespace().skip(1).take(8);
-    let ticks: Vec<u64> = fields
-        .map(|field| field.parse().unwrap_or_default())
-        .collect();
+    let ticks: Vec<u64> = fields.map(|field| field.parse().unwrap_or_default()).collect();
     Some((ticks.get(3)? + ticks.get(4)?, ticks.iter().sum()))
 }
 
@@ -93,13 +89,9 @@ fn file_system(folder: &Path) -> Option<String> {
     let mounts = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let (source, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        folder
-            .starts_with(point)
-            .then(|| (point.len(), format!("{kind} ({source})")))
+        folder.starts_with(point).then(|| (point.len(), format!("{kind} ({source})")))
     });
-    mounts
-        .max_by_key(|(length, _)| *length)
-        .map(|(_, text)| text)
+    mounts.max_by_key(|(length, _)| *length).map(|(_, text)| text)
 }
 
 fn version(name: &str) -> String {
@@ -107,13 +99,8 @@ fn version(name: &str) -> String {
         return format!("{name}: not found");
     };
     let output = Command::new(path).arg("--version").output();
-    let text = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
-    format!(
-        "{name}: {}",
-        text.lines().next().unwrap_or("version unknown").trim()
-    )
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    format!("{name}: {}", text.lines().next().unwrap_or("version unknown").trim())
 }
 
 #[cfg(test)]

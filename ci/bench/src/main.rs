@@ -79,16 +79,10 @@ fn main() -> ExitCode {
             interrupt::listen();
             single::load(&options)
         }
-        Command::ServeEcho {
-            address,
-            answer_bytes,
-        } => servers::echo::serve(address, answer_bytes),
-        Command::WriteSled {
-            path,
-            warm_up,
-            measured,
-            cache_bytes,
-        } => servers::sled::write(&path, warm_up, measured, cache_bytes),
+        Command::ServeEcho { address, answer_bytes } => servers::echo::serve(address, answer_bytes),
+        Command::WriteSled { path, warm_up, measured, cache_bytes } => {
+            servers::sled::write(&path, warm_up, measured, cache_bytes)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,8 +94,6 @@ fn main() -> ExitCode {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

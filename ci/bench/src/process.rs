@@ -38,39 +38,21 @@ impl Process {
     pub(crate) fn start(name: &'static str, mut command: Command, folder: &Path) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let started = Instant::now();
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {name}: {command:?}"))?;
-        Ok(Self {
-            name,
-            child,
-            log,
-            started,
-        })
+        let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
+        Ok(Self { name, child, log, started })
     }
 
     /// Calls `probe` every 2 ms until it succeeds; fails when the process ends or `limit` passes.
-    pub(crate) fn wait_until<T>(
-        &mut self,
-        limit: Duration,
-        mut probe: impl FnMut() -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn wait_until<T>(&mut self, limit: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             let error = match probe() {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended by itself ({status}): {}",
-                    self.name,
-                    self.last_words()
-                );
+                bail!("{} ended by itself ({status}): {}", self.name, self.last_words());
             }
             if self.started.elapsed() > limit {
                 return Err(error.context(format!("{} doesn't answer after {limit:?}", self.name)));
@@ -88,10 +70,7 @@ impl Process {
                 return Ok(status);
             }
             if asked.elapsed() > STOP_LIMIT {
-                bail!(
-                    "{} was still there {STOP_LIMIT:?} after SIGTERM, and was killed",
-                    self.name
-                );
+                bail!("{} was still there {STOP_LIMIT:?} after SIGTERM, and was killed", self.name);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -111,14 +90,8 @@ impl Process {
 
     pub(crate) fn memory(&self) -> Result<Memory> {
         let status = self.proc("status")?;
-        let mebibytes =
-            |name| number_after(&status, name).map(|kibibytes| kibibytes as f64 / 1024.0);
-        let read = || {
-            Some(Memory {
-                resident: mebibytes("VmRSS:")?,
-                peak: mebibytes("VmHWM:")?,
-            })
-        };
+        let mebibytes = |name| number_after(&status, name).map(|kibibytes| kibibytes as f64 / 1024.0);
+        let read = || Some(Memory { resident: mebibytes("VmRSS:")?, peak: mebibytes("VmHWM:")? });
         read().context("no VmRSS in /proc")
     }
 
@@ -179,8 +152,7 @@ pub(crate) fn metrics_sum(address: SocketAddr, names: &[&str]) -> Result<u64> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    sum_of(&answer, names)
-        .ok_or_else(|| anyhow!("no metric {} at http://{address}/metrics", names.join(", ")))
+    sum_of(&answer, names).ok_or_else(|| anyhow!("no metric {} at http://{address}/metrics", names.join(", ")))
 }
 
 fn sum_of(exposition: &str, names: &[&str]) -> Option<u64> {
@@ -189,9 +161,7 @@ fn sum_of(exposition: &str, names: &[&str]) -> Option<u64> {
         names.contains(&name)
     });
     let values = samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values
-        .map(|value| value as u64)
-        .reduce(|sum, value| sum + value)
+    values.map(|value| value as u64).reduce(|sum, value| sum + value)
 }
 
 fn microseconds_in(stat: &str) -> Result<f64> {
@@ -223,10 +193,7 @@ mod tests {
 
     #[test]
     fn memory_is_the_number_after_its_name() {
-        assert_eq!(
-            number_after("VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n", "VmRSS:"),
-            Some(1024)
-        );
+        assert_eq!(number_after("VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n", "VmRSS:"), Some(1024));
         assert_eq!(number_after("Threads: 3\n", "VmRSS:"), None);
     }
 

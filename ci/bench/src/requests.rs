@@ -71,17 +71,10 @@ pub(crate) fn batch_ids(first: u32) -> impl Iterator<Item = u32> {
 
 /// A document whose encoding is 128 bytes.
 pub(crate) fn document() -> Struct {
-    let text = |text: String| Value {
-        kind: Some(Kind::StringValue(text)),
-    };
+    let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
     let of = |padding: usize| Struct {
         fields: [
-            (
-                "length_m".to_owned(),
-                Value {
-                    kind: Some(Kind::NumberValue(4.2)),
-                },
-            ),
+            ("length_m".to_owned(), Value { kind: Some(Kind::NumberValue(4.2)) }),
             ("note".to_owned(), text("n".repeat(padding))),
             ("owner".to_owned(), text("ada".to_owned())),
         ]
@@ -112,11 +105,7 @@ impl Flotilla {
         let mut operation = BytesMut::new();
         field(&mut operation, 1, &kind);
         let operation_id_at = operation.len() - put.len() + id_at;
-        Self {
-            document,
-            operation: operation.freeze(),
-            operation_id_at,
-        }
+        Self { document, operation: operation.freeze(), operation_id_at }
     }
 
     /// PutRecord.
@@ -161,12 +150,7 @@ pub(crate) fn create_user(number: u64) -> Bytes {
     };
     let request_id = String::from_utf8_lossy(&request_id()).into_owned();
     framed(|buffer| {
-        CreateUserRequest {
-            user: Some(user),
-            request_id,
-        }
-        .encode(buffer)
-        .unwrap_or_default();
+        CreateUserRequest { user: Some(user), request_id }.encode(buffer).unwrap_or_default();
     })
 }
 
@@ -185,9 +169,7 @@ pub(crate) fn list_one() -> Bytes {
 
 /// One call on a connection of its own, within a second; the answer's message.
 pub(crate) fn once(address: SocketAddr, method: &str, request: Bytes) -> Result<Bytes> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let limit = Duration::from_secs(1);
     runtime.block_on(async {
         let call = async {
@@ -195,9 +177,7 @@ pub(crate) fn once(address: SocketAddr, method: &str, request: Bytes) -> Result<
             let uri = connection.uri(method)?;
             connection.call(&uri, request).await
         };
-        tokio::time::timeout(limit, call)
-            .await
-            .with_context(|| format!("{method} took over {limit:?}"))?
+        tokio::time::timeout(limit, call).await.with_context(|| format!("{method} took over {limit:?}"))?
     })
 }
 
@@ -241,10 +221,7 @@ mod tests {
     #[test]
     fn a_put_by_hand_is_what_prost_reads() -> Result<()> {
         let request = PutRecordRequest::decode(&Flotilla::new().put(id(1_234))[5..])?;
-        assert_eq!(
-            (request.table.as_str(), request.id.as_str()),
-            ("bench", "k0001234")
-        );
+        assert_eq!((request.table.as_str(), request.id.as_str()), ("bench", "k0001234"));
         assert_eq!(request.document, Some(document()));
         assert_eq!(request.request_id.len(), 26);
         Ok(())
@@ -254,9 +231,7 @@ mod tests {
     fn a_batch_by_hand_holds_a_hundred_puts_of_different_records() -> Result<()> {
         let request = BatchWriteRequest::decode(&Flotilla::new().batch(batch_ids(999_999))[5..])?;
         let right = |operation: &Operation| match &operation.kind {
-            Some(operation::Kind::Put(put)) if put.document == Some(document()) => {
-                Some(put.id.clone())
-            }
+            Some(operation::Kind::Put(put)) if put.document == Some(document()) => Some(put.id.clone()),
             _ => None,
         };
         let ids: BTreeSet<String> = request.operations.iter().filter_map(right).collect();

@@ -22,10 +22,7 @@ pub(crate) struct Reading {
 impl Reading {
     /// A value alone.
     pub(crate) fn of(value: f64) -> Self {
-        Self {
-            value,
-            ..Self::default()
-        }
+        Self { value, ..Self::default() }
     }
 }
 
@@ -49,16 +46,8 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    pub(crate) fn new(
-        cell: impl Into<String>,
-        in_flight: impl Into<Option<usize>>,
-        server: &'static str,
-    ) -> Self {
-        Self {
-            cell: cell.into(),
-            in_flight: in_flight.into(),
-            server,
-        }
+    pub(crate) fn new(cell: impl Into<String>, in_flight: impl Into<Option<usize>>, server: &'static str) -> Self {
+        Self { cell: cell.into(), in_flight: in_flight.into(), server }
     }
 }
 
@@ -74,10 +63,7 @@ pub(crate) struct Line {
     pub(crate) trouble: Option<String>,
 }
 
-fn in_order<S: Serializer>(
-    rounds: &BTreeMap<usize, Reading>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn in_order<S: Serializer>(rounds: &BTreeMap<usize, Reading>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(rounds.values())
 }
 
@@ -92,10 +78,7 @@ impl Line {
     }
 
     fn values(&self) -> BTreeMap<usize, f64> {
-        self.rounds
-            .iter()
-            .map(|(round, reading)| (*round, reading.value))
-            .collect()
+        self.rounds.iter().map(|(round, reading)| (*round, reading.value)).collect()
     }
 }
 
@@ -125,12 +108,7 @@ impl Results {
         let line = match self.lines.iter().position(|line| line.key == key) {
             Some(place) => &mut self.lines[place],
             None => {
-                self.lines.push(Line {
-                    key,
-                    unit,
-                    rounds: BTreeMap::new(),
-                    trouble: None,
-                });
+                self.lines.push(Line { key, unit, rounds: BTreeMap::new(), trouble: None });
                 let last = self.lines.len() - 1;
                 &mut self.lines[last]
             }
@@ -144,11 +122,7 @@ impl Results {
     /// The lines, those of one cell and number in flight together.
     pub(crate) fn lines(&self) -> Vec<&Line> {
         let mut lines: Vec<&Line> = self.lines.iter().collect();
-        let first = |line: &Line| {
-            self.lines
-                .iter()
-                .position(|other| other.key.cell == line.key.cell)
-        };
+        let first = |line: &Line| self.lines.iter().position(|other| other.key.cell == line.key.cell);
         lines.sort_by_key(|line| (first(line), line.key.in_flight));
         lines
     }
@@ -161,10 +135,7 @@ impl Results {
         });
         let ratio = |peer: &Line| {
             let ratio = median_ratio(&line.values(), &peer.values())?;
-            Some(Beside {
-                server: peer.key.server,
-                ratio,
-            })
+            Some(Beside { server: peer.key.server, ratio })
         };
         peers.filter_map(ratio).collect()
     }
@@ -172,12 +143,7 @@ impl Results {
     /// What has been aimed at for this line, and whether it was reached.
     pub(crate) fn verdicts(&self, line: &Line) -> Vec<Verdict> {
         let beside = self.beside(line);
-        let ratio_to = |server| {
-            beside
-                .iter()
-                .find(|peer| peer.server == server)
-                .map(|peer| peer.ratio)
-        };
+        let ratio_to = |server| beside.iter().find(|peer| peer.server == server).map(|peer| peer.ratio);
         let verdict = |aim: &Aim| {
             let met = match *aim {
                 Aim::AtLeast(bound) => line.value().map(|value| value >= bound),
@@ -185,10 +151,7 @@ impl Results {
                 Aim::TimesAtLeast(factor, server) => ratio_to(server).map(|ratio| ratio >= factor),
                 Aim::TimesAtMost(factor, server) => ratio_to(server).map(|ratio| ratio <= factor),
             };
-            Verdict {
-                aim: aim.text(line.unit),
-                met,
-            }
+            Verdict { aim: aim.text(line.unit), met }
         };
         aims_of(&line.key).iter().map(verdict).collect()
     }
@@ -199,8 +162,7 @@ impl Results {
         let text = |line: &Line| {
             let trouble = line.trouble.as_deref()?;
             let of_server = (line.key.server, trouble.to_owned());
-            seen.insert(of_server)
-                .then(|| format!("{}: {}: {trouble}", line.key.server, line.key.cell))
+            seen.insert(of_server).then(|| format!("{}: {}: {trouble}", line.key.server, line.key.cell))
         };
         self.lines.iter().filter_map(text).collect()
     }
@@ -231,28 +193,15 @@ mod tests {
 
     #[test]
     fn a_line_stands_beside_its_peers_by_the_median_of_the_ratios() {
-        let results = measured(&[
-            ("flotilla", &[40.0, 80.0, 50.0]),
-            ("etcd", &[10.0, 10.0, 10.0]),
-        ]);
+        let results = measured(&[("flotilla", &[40.0, 80.0, 50.0]), ("etcd", &[10.0, 10.0, 10.0])]);
         let lines = results.lines();
-        assert_eq!(
-            results.beside(lines[0]),
-            [Beside {
-                server: "etcd",
-                ratio: 5.0
-            }]
-        );
+        assert_eq!(results.beside(lines[0]), [Beside { server: "etcd", ratio: 5.0 }]);
     }
 
     #[test]
     fn an_aim_is_met_short_or_unknown_when_its_peer_did_not_run() {
         let met = |results: &Results| -> Vec<Option<bool>> {
-            results
-                .verdicts(results.lines()[0])
-                .into_iter()
-                .map(|verdict| verdict.met)
-                .collect()
+            results.verdicts(results.lines()[0]).into_iter().map(|verdict| verdict.met).collect()
         };
         let rates: [(_, &[f64]); 2] = [("flotilla", &[41_000.0]), ("etcd", &[20_000.0])];
         assert_eq!(met(&measured(&rates)), [Some(true), Some(false)]);
@@ -269,9 +218,6 @@ mod tests {
             Err(anyhow!("disk full")),
         );
         assert_eq!(results.lines()[0].value(), Some(2.0));
-        assert_eq!(
-            results.troubles(),
-            ["flotilla: durable write, 128 bytes, disk's own speed: round 3: disk full"]
-        );
+        assert_eq!(results.troubles(), ["flotilla: durable write, 128 bytes, disk's own speed: round 3: disk full"]);
     }
 }

@@ -66,9 +66,7 @@ impl Options {
         if !(0.1..=600.0).contains(&seconds) {
             bail!("--seconds is 0.1 to 600");
         }
-        let rows = self
-            .rows
-            .unwrap_or(if self.quick { 20_000 } else { 1_000_000 });
+        let rows = self.rows.unwrap_or(if self.quick { 20_000 } else { 1_000_000 });
         if !(100..=10_000_000).contains(&rows) {
             bail!("--rows is 100 to 10,000,000");
         }
@@ -99,25 +97,16 @@ impl Options {
             Group::Writes => rounds * (load * (22 + 3) + seconds(5)),
             Group::Batch => rounds * (load * 2 + seconds(1)),
             Group::Reads => rounds * load * 4 + seconds(bench.rows / 25_000),
-            Group::Memory => {
-                rounds * seconds(6)
-                    + 2 * bench.idle
-                    + seconds(bench.rows / 60_000 + bench.rows / 100_000)
-            }
+            Group::Memory => rounds * seconds(6) + 2 * bench.idle + seconds(bench.rows / 60_000 + bench.rows / 100_000),
         };
-        Group::value_variants()
-            .iter()
-            .filter(|group| self.measures(**group))
-            .map(|group| of(*group))
-            .sum()
+        Group::value_variants().iter().filter(|group| self.measures(**group)).map(|group| of(*group)).sum()
     }
 }
 
 /// Measures and prints. The folder with the data is removed, also after an error.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut bench = options.bench()?;
-    std::fs::create_dir_all(&bench.folder)
-        .with_context(|| format!("making {}", bench.folder.display()))?;
+    std::fs::create_dir_all(&bench.folder).with_context(|| format!("making {}", bench.folder.display()))?;
     let machine = Machine::here(&bench.folder);
     eprintln!("{}", machine.text());
     let measured = measure(options, &mut bench);
@@ -164,20 +153,14 @@ fn print(options: &Options, bench: &Bench, machine: &Machine) -> Result<()> {
         bench.rounds, bench.measured, bench.rows
     )?;
     if options.quick {
-        writeln!(
-            output,
-            "Quick: this shows that everything runs; its figures mean nothing.\n"
-        )?;
+        writeln!(output, "Quick: this shows that everything runs; its figures mean nothing.\n")?;
     }
     writeln!(output, "{}", table::markdown(&bench.results))?;
     for trouble in bench.results.troubles() {
         writeln!(output, "Not run: {trouble}")?;
     }
     let cache = flotilla::CACHE_BYTES >> 20;
-    writeln!(
-        output,
-        "{NOTES}\nCache: flotilla and sled, {cache} MiB each."
-    )?;
+    writeln!(output, "{NOTES}\nCache: flotilla and sled, {cache} MiB each.")?;
     Ok(())
 }
 

@@ -59,13 +59,7 @@ pub(crate) fn load(options: &Options) -> Result<()> {
     let measured = Duration::from_secs_f64(options.seconds);
     let in_flight = options.in_flight as usize;
     let connections = shared_connections(in_flight);
-    let plan = Plan {
-        address: options.address,
-        in_flight,
-        connections,
-        warm_up: measured / 4,
-        measured,
-    };
+    let plan = Plan { address: options.address, in_flight, connections, warm_up: measured / 4, measured };
     let work = work(options)?;
     eprintln!(
         "loading {} with {in_flight} in flight over {} connections for {:.1} s",
@@ -74,33 +68,15 @@ pub(crate) fn load(options: &Options) -> Result<()> {
         options.seconds * 1.25
     );
     let (measured, before, after) = measure(plan, work, own_cpu_microseconds)?;
-    let time = |fraction| {
-        measured
-            .microseconds(fraction)
-            .map(|time| number(time, Unit::Microseconds))
-    };
+    let time = |fraction| measured.microseconds(fraction).map(|time| number(time, Unit::Microseconds));
     let mut output = std::io::stdout().lock();
     writeln!(output, "{}", number(measured.rate(), Unit::PerSecond))?;
     if options.call == Call::Batch {
-        writeln!(
-            output,
-            "{}",
-            number(measured.rate() * f64::from(BATCH_ROWS), Unit::RowsPerSecond)
-        )?;
+        writeln!(output, "{}", number(measured.rate() * f64::from(BATCH_ROWS), Unit::RowsPerSecond))?;
     }
     let cpu = (after - before) / measured.count() as f64;
-    writeln!(
-        output,
-        "{} of the client's CPU for each",
-        number(cpu, Unit::Microseconds)
-    )?;
-    for (name, fraction) in [
-        ("p50", 0.50),
-        ("p90", 0.90),
-        ("p99", 0.99),
-        ("p99.9", 0.999),
-        ("most", 1.0),
-    ] {
+    writeln!(output, "{} of the client's CPU for each", number(cpu, Unit::Microseconds))?;
+    for (name, fraction) in [("p50", 0.50), ("p90", 0.90), ("p99", 0.99), ("p99.9", 0.999), ("most", 1.0)] {
         writeln!(output, "{name:>5} {}", time(fraction).unwrap_or_default())?;
     }
     Ok(())

@@ -21,10 +21,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 }
 
 /// The median of `ours / theirs` over the rounds that both have: within a round both met the same disk.
-pub(crate) fn median_ratio(
-    ours: &BTreeMap<usize, f64>,
-    theirs: &BTreeMap<usize, f64>,
-) -> Option<f64> {
+pub(crate) fn median_ratio(ours: &BTreeMap<usize, f64>, theirs: &BTreeMap<usize, f64>) -> Option<f64> {
     let of_round = |(round, mine): (&usize, &f64)| {
         let other = theirs.get(round).filter(|other| **other > 0.0)?;
         Some(mine / other)

@@ -26,8 +26,7 @@ pub(crate) fn markdown(results: &Results) -> String {
             time(line.median(|reading| reading.p50)),
             time(line.median(|reading| reading.p99)),
             time(line.median(|reading| reading.cpu_per_op)),
-            line.median(|reading| reading.ops_per_fsync)
-                .map(|ops| format!("{ops:.1}")),
+            line.median(|reading| reading.ops_per_fsync).map(|ops| format!("{ops:.1}")),
             ratios(results, line),
             verdicts(results, line),
         ];
@@ -60,10 +59,7 @@ fn ratios(results: &Results, line: &Line) -> Option<String> {
     if line.key.server != "flotilla" {
         return None;
     }
-    let texts = results
-        .beside(line)
-        .into_iter()
-        .map(|peer| format!("{:.2} × {}", peer.ratio, peer.server));
+    let texts = results.beside(line).into_iter().map(|peer| format!("{:.2} × {}", peer.ratio, peer.server));
     Some(texts.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
 }
 
@@ -128,13 +124,7 @@ mod tests {
         let key = Key::new("PutRecord", 64, "flotilla");
         results.record(key, Unit::PerSecond, 0, Ok(Reading::of(24_000.0)));
         let table = markdown(&results);
-        assert!(
-            table.contains("| PutRecord | 64 | etcd | not run | – |"),
-            "{table}"
-        );
-        assert!(
-            table.contains("| PutRecord | 64 | flotilla | 24,000/s | – |"),
-            "{table}"
-        );
+        assert!(table.contains("| PutRecord | 64 | etcd | not run | – |"), "{table}");
+        assert!(table.contains("| PutRecord | 64 | flotilla | 24,000/s | – |"), "{table}");
     }
 }

@@ -209,7 +209,7 @@ pub struct Change {
     #[prost(message, repeated, tag = "5")]
     pub rows: ::prost::alloc::vec::Vec<RowChange>,
     /// One number for each operation. Put: how many microseconds before `time`
-    /// the row was created (0: it is new). Append: the sequence it got. Delete
+    /// the row was created (0: just now). Append: the sequence it got. Delete
     /// and DeleteRange: how many rows went.
     #[prost(uint64, repeated, tag = "6")]
     pub results: ::prost::alloc::vec::Vec<u64>,

@@ -15,9 +15,7 @@ pub(crate) fn compile() -> protox::Compiler {
     files.sort();
     let mut compiler = protox::Compiler::new([root()]).expect("the root is a directory");
     compiler.include_imports(true).include_source_info(true);
-    compiler
-        .open_files(&files)
-        .unwrap_or_else(|error| panic!("the .proto files don't compile: {error:?}"));
+    compiler.open_files(&files).unwrap_or_else(|error| panic!("the .proto files don't compile: {error:?}"));
     compiler
 }
 
@@ -26,10 +24,7 @@ fn find_protos(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.expect("the entry is readable").path();
         if path.is_dir() {
             find_protos(&path, found);
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
             found.push(path);
         }
     }

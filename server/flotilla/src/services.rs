@@ -3,10 +3,7 @@
 use flotilla_kit::service::Definition;
 
 /// Every service that a config may name, in the order in which they are mounted and listed.
-pub const ALL: &[Definition] = &[
-    flotilla_users::DEFINITION,
-    flotilla_records::DEFINITION,
-];
+pub const ALL: &[Definition] = &[flotilla_users::DEFINITION, flotilla_records::DEFINITION];
 
 /// Their short names.
 pub fn names() -> Vec<&'static str> {

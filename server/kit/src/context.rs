@@ -85,7 +85,7 @@ impl Context {
     ) -> Result<Committed, Error> {
         call.check_deadline()?;
         let mut transaction = transaction.build();
-        transaction.request = intent.to_storage(answer);
+        transaction.request = Some(intent.to_storage(answer));
         let mut committed = self.inner.replica.propose(transaction, call.deadline()).await?;
         committed.answer = request::answer_of(&committed.answer);
         Ok(committed)
@@ -105,10 +105,7 @@ impl Context {
         // No row is ever at this revision, so nothing but a retry succeeds.
         let never = Condition { table: "-".into(), revision: Some(u64::MAX), ..Condition::default() };
         transaction.conditions.push(never);
-        match intent.to_storage(&[]) {
-            Some(request) => transaction.request = Some(request),
-            None => return Ok(None),
-        }
+        transaction.request = Some(intent.to_storage(&[]));
         match self.inner.replica.propose(transaction, call.deadline()).await.map_err(Error::from) {
             Ok(mut committed) => {
                 committed.answer = request::answer_of(&committed.answer);

@@ -31,12 +31,16 @@ impl Intent {
     /// The intent behind a request. `body` is the request with its id taken
     /// out, or a hash of it: the same id with another body is an error.
     ///
-    /// An empty id is an intent that isn't remembered: a retry of it counts
-    /// again, as far as the method lets it.
+    /// An id is required: the methods are declared idempotent, so proxies and
+    /// clients retry them, and without an id a retry would count again.
     ///
     /// # Errors
-    /// If the id is too long, or not printable ASCII.
+    /// If the id is missing, too long, or not printable ASCII.
     pub fn new(call: &Call, id: String, body: Fingerprint) -> Result<Self, FieldViolation> {
+        if id.is_empty() {
+            let problem = "is missing: make a new ULID for each request, and send the same again with a retry";
+            return Err(FieldViolation::new("request_id", problem));
+        }
         if id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
             let problem = format!("must be 1 to {MAX_ID} printable ASCII characters, such as a ULID");
             return Err(FieldViolation::new("request_id", problem));
@@ -54,16 +58,13 @@ impl Intent {
     }
 
     /// What a transaction carries, with the answer that a retry gets.
-    pub(crate) fn to_storage(&self, answer: &[u8]) -> Option<Request> {
-        if self.id.is_empty() {
-            return None;
-        }
+    pub(crate) fn to_storage(&self, answer: &[u8]) -> Request {
         // The id goes first: watchers recognise their own changes by it.
         let mut envelope = BytesMut::with_capacity(1 + self.id.len() + answer.len());
         envelope.put_u8(self.id.len() as u8);
         envelope.put_slice(self.id.as_bytes());
         envelope.put_slice(answer);
-        Some(Request { key: self.key.clone(), fingerprint: self.fingerprint, answer: envelope.freeze() })
+        Request { key: self.key.clone(), fingerprint: self.fingerprint, answer: envelope.freeze() }
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_answer_and_its_request_id_are_told_apart_again() {
-        let request = intent("r-1", "body").to_storage(b"answer").expect("a request");
+        let request = intent("r-1", "body").to_storage(b"answer");
         assert_eq!(answer_of(&request.answer), "answer");
         let change = Change { request: Some(request), ..Change::default() };
         assert_eq!(id_of(&change), "r-1");
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_same_id_with_another_body_has_another_fingerprint() {
-        let [first, retry, other] = ["a", "a", "b"].map(|body| intent("1", body).to_storage(b"").expect("a request"));
+        let [first, retry, other] = ["a", "a", "b"].map(|body| intent("1", body).to_storage(b""));
         assert_eq!(first, retry);
         assert_eq!(first.key, other.key);
         assert_ne!(first.fingerprint, other.fingerprint);
@@ -135,13 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_without_an_id_is_not_remembered() {
-        assert_eq!(intent("", "body").to_storage(b"answer"), None);
-    }
-
-    #[test]
-    fn a_request_id_is_bounded_and_printable() {
-        for id in ["x".repeat(129), "tab\t".into(), "é".into()] {
+    fn a_request_id_is_there_bounded_and_printable() {
+        for id in [String::new(), "x".repeat(129), "tab\t".into(), "é".into()] {
             let violation = Intent::of(&call(), id, &()).expect_err("refused");
             assert_eq!(violation.field, "request_id");
         }
@@ -150,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_longest_answer_fits_with_the_longest_id() {
-        let request = intent(&"x".repeat(MAX_ID), "").to_storage(&[0; MAX_ANSWER]).expect("a request");
+        let request = intent(&"x".repeat(MAX_ID), "").to_storage(&[0; MAX_ANSWER]);
         assert_eq!(request.answer.len(), limits::MAX_ANSWER);
     }
 }

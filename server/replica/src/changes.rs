@@ -145,11 +145,7 @@ impl Changes {
 
     /// The window that was written when earlier records were given up, and all
     /// records, oldest first, from a revision on.
-    pub(crate) fn read_all(
-        &self,
-        from: u64,
-        mut each: impl FnMut(Vec<WindowEntry>, Vec<Change>),
-    ) -> io::Result<()> {
+    pub(crate) fn read_all(&self, from: u64, mut each: impl FnMut(Vec<WindowEntry>, Vec<Change>)) -> io::Result<()> {
         let segments: Vec<_> = {
             let state = self.state();
             let later = state.segments.iter().skip(1).map(|segment| segment.first).chain([u64::MAX]);
@@ -407,7 +403,8 @@ fn scan(file: &dyn DiskFile, id: u64) -> io::Result<Option<Scanned>> {
 /// written again of the frame that the cut goes through.
 fn frame_reaching(segment: &Segment, revision: u64) -> io::Result<(u64, Option<Vec<Change>>)> {
     let mut offset = SEGMENT_HEADER;
-    while let Some((frame, payload)) = segment::read_frame(segment.file.as_ref(), segment.header, offset, segment.end)? {
+    while let Some((frame, payload)) = segment::read_frame(segment.file.as_ref(), segment.header, offset, segment.end)?
+    {
         let content = decode(payload)?;
         let last = frame.number + content.changes.len() as u64 - 1;
         if !content.changes.is_empty() && last > revision {
@@ -425,5 +422,9 @@ fn decode(payload: Vec<u8>) -> io::Result<ChangesFrame> {
 
 fn change_bytes(change: &Change) -> usize {
     let row = |row: &Option<flotilla_proto::storage::v1::Row>| row.as_ref().map_or(0, |row| row.value.len() + 48);
-    128 + change.rows.iter().map(|change| change.key.len() + row(&change.before) + row(&change.after) + 64).sum::<usize>()
+    128 + change
+        .rows
+        .iter()
+        .map(|change| change.key.len() + row(&change.before) + row(&change.after) + 64)
+        .sum::<usize>()
 }

@@ -69,7 +69,8 @@ impl Identity {
     /// Writes it to its directory.
     pub(crate) fn write(&self, disk: &dyn Disk, data_dir: &Path) -> Result<(), OpenError> {
         let path = path(data_dir);
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| OpenError::io("encode", &path)(error.into()))?;
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|error| OpenError::io("encode", &path)(error.into()))?;
         text.push('\n');
         replace_file(disk, &path, text.as_bytes()).map_err(OpenError::io("write", &path))
     }

@@ -11,7 +11,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use flotilla_proto::storage::v1::Applied;
 use flotilla_store::{Store, StoreError};
 use openraft::LogIdOptionExt;
 use tokio::sync::watch;
@@ -67,14 +66,14 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         tracing::warn!(file, offset, "the log's last group was torn and has been cut; it was never acknowledged");
     }
     let log = recovered.log;
-    let (log_storage, writer) =
-        LogStorage::new(log.clone(), disk.clone(), metrics.clone(), recovered.tail, options);
+    let (log_storage, writer) = LogStorage::new(log.clone(), disk.clone(), metrics.clone(), recovered.tail, options);
 
     let snapshots = data_dir.join("snapshots");
     let snapshots = Snapshots::open(disk.clone(), &snapshots, &identity.cell, &identity.history)
         .map_err(OpenError::io("open", &snapshots))?;
     let changes_dir = data_dir.join("changes");
-    let changes = Changes::open(disk.clone(), &changes_dir, options.changes_segment_bytes, metrics.clone()).map_err(OpenError::io("open", &changes_dir))?;
+    let changes = Changes::open(disk.clone(), &changes_dir, options.changes_segment_bytes, metrics.clone())
+        .map_err(OpenError::io("open", &changes_dir))?;
     let found = Records { last: changes.last, floor: changes.changes.floor(), based: changes.based };
     let changes = changes.changes;
     let snapshot_index = snapshots.applied().and_then(|applied| applied.log_id).map(|log_id| log_id.index);
@@ -226,7 +225,7 @@ fn rebuild(
         );
         return Err(OpenError::Incomplete { what });
     }
-    let from = from.unwrap_or_else(Applied::default);
+    let from = from.unwrap_or_default();
     if let Some(aside) = set_aside(&path)? {
         let aside = aside.display().to_string();
         tracing::warn!(reason, aside, "the store is set aside, and made again from the snapshot and the log");

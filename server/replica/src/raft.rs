@@ -139,18 +139,14 @@ pub(crate) fn vote_from_storage(vote: &storage::Vote) -> Vote {
 }
 
 pub(crate) fn membership_to_storage(log_id: Option<&LogId>, membership: &Membership) -> storage::Membership {
-    let voters = membership.get_joint_config().iter().map(|ids| storage::VoterSet {
-        ids: ids.iter().copied().map(server_id_to_storage).collect(),
-    });
-    let servers = membership.nodes().map(|(id, server)| storage::Server {
-        id: Some(server_id_to_storage(*id)),
-        address: server.address.clone(),
-    });
-    storage::Membership {
-        log_id: log_id.map(log_id_to_storage),
-        voters: voters.collect(),
-        servers: servers.collect(),
-    }
+    let voters = membership
+        .get_joint_config()
+        .iter()
+        .map(|ids| storage::VoterSet { ids: ids.iter().copied().map(server_id_to_storage).collect() });
+    let servers = membership
+        .nodes()
+        .map(|(id, server)| storage::Server { id: Some(server_id_to_storage(*id)), address: server.address.clone() });
+    storage::Membership { log_id: log_id.map(log_id_to_storage), voters: voters.collect(), servers: servers.collect() }
 }
 
 /// `None` if it names voters that it doesn't describe.

@@ -10,9 +10,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_proto::storage::v1::{self as storage, Transaction, command};
 use flotilla_store::Store;
-use openraft::{
-    LogIdOptionExt, RaftMetrics, ReadPolicy, async_runtime::watch::WatchReceiver, metrics::WaitError,
-};
+use openraft::{LogIdOptionExt, RaftMetrics, ReadPolicy, async_runtime::watch::WatchReceiver, metrics::WaitError};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -233,7 +231,8 @@ impl Replica {
         form(&raft, id, &options).await?;
 
         let metrics = opened.derived.metrics.clone();
-        let batcher = Batcher::new(raft.clone(), options.clock.clone(), metrics, opened.log.clone(), options.max_waiting);
+        let batcher =
+            Batcher::new(raft.clone(), options.clock.clone(), metrics, opened.log.clone(), options.max_waiting);
         let upkeep = Upkeep::start(&options, &raft, id, &opened.log, &opened.derived, &opened.snapshots);
         let closing = Mutex::new(Some(Closing { lock: opened.lock, machine_gone, writer }));
         let inner = Inner {
@@ -381,7 +380,7 @@ impl Replica {
         // An error here is that Raft had stopped before.
         let _ = self.inner.raft.shutdown().await;
         // The machine is dropped when nothing is applied any more.
-        let _ = tokio::time::timeout(STOP_TIMEOUT, closing.machine_gone).await;
+        let still_applying = tokio::time::timeout(STOP_TIMEOUT, closing.machine_gone).await.is_err();
         let derived = self.inner.derived.clone();
         let flush = move || -> Result<u64, OpenError> {
             derived.changes.sync().map_err(OpenError::io("sync", "changes"))?;
@@ -389,9 +388,15 @@ impl Replica {
             Ok(derived.store.revision())
         };
         let revision = match self.inner.options.log_thread {
-            true => tokio::task::spawn_blocking(flush).await.map_err(|_| OpenError::NotCaughtUp { waited: STOP_TIMEOUT })??,
+            true => tokio::task::spawn_blocking(flush)
+                .await
+                .map_err(|_| OpenError::NotCaughtUp { waited: STOP_TIMEOUT })??,
             false => flush()?,
         };
+        if still_applying {
+            // Not a clean stop: the next start checks every row.
+            return Err(OpenError::NotCaughtUp { waited: STOP_TIMEOUT });
+        }
         let marker = self.inner.options.data_dir.join(open::CLEAN);
         let text = format!("{revision}\n");
         disk::replace_file(self.inner.options.disk.as_ref(), &marker, text.as_bytes())

@@ -57,7 +57,9 @@ pub(crate) enum SnapshotError {
 
 /// A published snapshot's file, as openraft passes it around.
 #[derive(Debug, Clone)]
-pub(crate) struct SnapshotFile(#[expect(dead_code, reason = "for the network between peers to read")] pub(crate) PathBuf);
+pub(crate) struct SnapshotFile(
+    #[expect(dead_code, reason = "for the network between peers to read")] pub(crate) PathBuf,
+);
 
 /// The snapshots of a directory; at most one is published.
 pub(crate) struct Snapshots {
@@ -107,7 +109,8 @@ impl Snapshots {
     pub(crate) fn current(&self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
         let Some((path, applied)) = self.lock().clone() else { return Ok(None) };
         let stored = applied.membership.unwrap_or_default();
-        let membership = membership_from_storage(&stored).ok_or_else(|| damaged(&path, "its membership makes no sense"))?;
+        let membership =
+            membership_from_storage(&stored).ok_or_else(|| damaged(&path, "its membership makes no sense"))?;
         let last_membership = StoredMembership::new(stored.log_id.as_ref().map(log_id_from_storage), membership);
         let last_log_id = applied.log_id.as_ref().map(log_id_from_storage);
         let meta = openraft::SnapshotMeta { last_log_id, last_membership };
@@ -161,7 +164,9 @@ impl Snapshots {
                     }
                 }
                 Kind::Window(mut entries) => window.append(&mut entries.entries),
-                Kind::Trailer(trailer) if (trailer.rows, trailer.window_entries) == (rows, window.len() as u64) => break,
+                Kind::Trailer(trailer) if (trailer.rows, trailer.window_entries) == (rows, window.len() as u64) => {
+                    break;
+                }
                 Kind::Trailer(_) => return Err(damaged(&path, "it does not hold as many records as it says").into()),
                 Kind::Header(_) => return Err(damaged(&path, "it has a second header").into()),
             }
@@ -297,7 +302,8 @@ impl Reader {
             return Err(damaged(&self.path, &format!("the checksum of the record at byte {} is wrong", self.offset)));
         }
         self.offset = start + length as u64;
-        let record = SnapshotRecord::decode(Bytes::from(bytes)).map_err(|error| damaged(&self.path, &error.to_string()))?;
+        let record =
+            SnapshotRecord::decode(Bytes::from(bytes)).map_err(|error| damaged(&self.path, &error.to_string()))?;
         record.kind.ok_or_else(|| damaged(&self.path, "a record of an unknown kind"))
     }
 }

@@ -259,5 +259,5 @@ fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::A
     // that is behind a snapshot.
     derived.changes.sync()?;
     derived.store.flush()?;
-    Ok(snapshots.write(point, &window)?)
+    snapshots.write(point, &window)
 }

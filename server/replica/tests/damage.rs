@@ -233,13 +233,16 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_and_reads_go_on() {
     replica.propose(put("before", "1"), deadline()).await.expect("a commit");
     disk.faults().fail_next_sync.store(true, Ordering::Relaxed);
     // More writers than fit into what is under way: none may be forgotten.
-    let writers: Vec<_> = (0..500).map(|number| {
-        let replica = replica.clone();
-        tokio::spawn(async move { replica.propose(put(&format!("{number}"), "2"), deadline()).await })
-    }).collect();
+    let writers: Vec<_> = (0..500)
+        .map(|number| {
+            let replica = replica.clone();
+            tokio::spawn(async move { replica.propose(put(&format!("{number}"), "2"), deadline()).await })
+        })
+        .collect();
     let mut failed = 0;
     for writer in writers {
-        let answered = tokio::time::timeout(Duration::from_secs(10), writer).await.expect("an answer long before the deadline");
+        let answered =
+            tokio::time::timeout(Duration::from_secs(10), writer).await.expect("an answer long before the deadline");
         match answered.expect("a writer") {
             Err(ProposeError::LogFailed { reason }) => {
                 failed += 1;
@@ -295,7 +298,12 @@ async fn a_full_disk_refuses_writes_until_there_is_room_again_and_reads_go_on() 
 
 /// Small files, so that there are several.
 fn small(directory: &Path) -> Options {
-    Options { log_segment_bytes: 16 * 1024, changes_segment_bytes: 8 * 1024, cache_bytes: 1 << 20, ..options(directory) }
+    Options {
+        log_segment_bytes: 16 * 1024,
+        changes_segment_bytes: 8 * 1024,
+        cache_bytes: 1 << 20,
+        ..options(directory)
+    }
 }
 
 /// Makes a directory with these rows, one transaction each.

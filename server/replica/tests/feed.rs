@@ -46,10 +46,12 @@ async fn every_limit_and_every_start_gives_the_same_records() {
     let small = || Options { changes_segment_bytes: 1024, ..options(directory.path()) };
     let replica = Replica::open(small()).await.expect("a replica");
     // Frames of many records, and of one.
-    let writers: Vec<_> = (0..8).map(|writer| {
-        let replica = replica.clone();
-        tokio::spawn(async move { write(&replica, writer * 5..writer * 5 + 5).await })
-    }).collect();
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let replica = replica.clone();
+            tokio::spawn(async move { write(&replica, writer * 5..writer * 5 + 5).await })
+        })
+        .collect();
     for writer in writers {
         writer.await.expect("a writer");
     }
@@ -102,7 +104,9 @@ async fn a_cursor_of_another_history_or_of_the_future_is_refused() {
     let replica = open(directory.path()).await;
     write(&replica, 0..3).await;
     let other = replica.feed(Some(&Cursor { history: "another".into(), revision: 1 })).err();
-    assert!(matches!(&other, Some(FeedError::HistoryChanged { theirs, ours }) if theirs == "another" && ours == replica.history()));
+    assert!(
+        matches!(&other, Some(FeedError::HistoryChanged { theirs, ours }) if theirs == "another" && ours == replica.history())
+    );
     let future = replica.feed(Some(&cursor(&replica, 4))).err();
     assert!(matches!(future, Some(FeedError::InFuture { wanted: 4, last: 3 })), "{future:?}");
 }
@@ -168,10 +172,14 @@ async fn a_request_id_counts_once_and_is_refused_for_another_body() {
 async fn retries_that_come_together_with_the_request_count_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let replica = open(directory.path()).await;
-    let writers: Vec<_> = (0..200).map(|number| {
-        let replica = replica.clone();
-        tokio::spawn(async move { replica.propose(put_once(&format!("{}", number % 4), "a", "1"), deadline()).await })
-    }).collect();
+    let writers: Vec<_> = (0..200)
+        .map(|number| {
+            let replica = replica.clone();
+            tokio::spawn(
+                async move { replica.propose(put_once(&format!("{}", number % 4), "a", "1"), deadline()).await },
+            )
+        })
+        .collect();
     for writer in writers {
         writer.await.expect("a writer").expect("a commit");
     }
@@ -237,13 +245,18 @@ async fn write(replica: &Replica, numbers: std::ops::Range<u64>) {
 
 /// Sends many requests at once; all are new, or all are retries.
 async fn write_once(replica: &Replica, numbers: std::ops::Range<usize>, replayed: bool) {
-    let writers: Vec<_> = numbers.collect::<Vec<_>>().chunks(3000).map(|numbers| {
-        let (replica, numbers) = (replica.clone(), numbers.to_vec());
-        tokio::spawn(async move {
-            let writes = numbers.iter().map(|number| replica.propose(put_once(&number.to_string(), "a", "1"), deadline()));
-            futures::future::join_all(writes).await
+    let writers: Vec<_> = numbers
+        .collect::<Vec<_>>()
+        .chunks(3000)
+        .map(|numbers| {
+            let (replica, numbers) = (replica.clone(), numbers.to_vec());
+            tokio::spawn(async move {
+                let writes =
+                    numbers.iter().map(|number| replica.propose(put_once(&number.to_string(), "a", "1"), deadline()));
+                futures::future::join_all(writes).await
+            })
         })
-    }).collect();
+        .collect();
     for writer in writers {
         for answer in writer.await.expect("a writer") {
             assert_eq!(answer.expect("a commit").replayed, replayed);

@@ -62,13 +62,18 @@ fn after_any_power_cut_everything_acknowledged_is_there_once() {
         match tried {
             Ok(of_seed) => told.add(&of_seed),
             Err(panic) => {
-                eprintln!("failed; to see it again: POWER_CUT_SEED={seed} cargo test -p flotilla-replica --test power_cut");
+                eprintln!(
+                    "failed; to see it again: POWER_CUT_SEED={seed} cargo test -p flotilla-replica --test power_cut"
+                );
                 resume_unwind(panic);
             }
         }
     }
     println!("{told:?} in {:?}", started.elapsed());
-    assert!(told.seeds > 10 && told.snapshots > 0 && told.trims > 0 && told.rebuilt > 0, "too little happens: {told:?}");
+    assert!(
+        told.seeds > 10 && told.snapshots > 0 && told.trims > 0 && told.rebuilt > 0,
+        "too little happens: {told:?}"
+    );
 }
 
 /// What happened over all seeds, to know that the test tests something.
@@ -165,7 +170,7 @@ impl World {
         for _ in 0..self.random.random_range(3..=5) {
             if self.random.random_bool(0.9) {
                 // Short lives end while the directory is opened.
-                let most = *[12, 60, 250].choose(&mut self.random).expect("one");
+                let most = *[40, 120, 400].choose(&mut self.random).expect("one");
                 self.disk.cut_after(self.random.random_range(1..=most), self.random.random());
             }
             self.live(true);
@@ -224,9 +229,13 @@ impl World {
 
     /// What nobody was told of is asked for again, and some of the rest.
     async fn retry_all(&mut self, replica: &Replica) -> Result<(), String> {
-        // Below the log's own floor requests are forgotten; no other floor counts.
-        let from = replica.store().applied().floor.max(self.forgotten + 1);
-        let known: Vec<usize> = (0..self.requests.len()).rev().filter(|at| self.is_from(*at, from)).take(8).collect();
+        // The last ones: older ones may be forgotten because the feed is trimmed.
+        let mut known: Vec<(u64, usize)> =
+            (0..self.requests.len()).filter_map(|at| Some((self.revision(at)?, at))).collect();
+        known.sort_unstable();
+        let known =
+            known.into_iter().rev().take(8).filter(|(revision, _)| *revision > self.forgotten).map(|(_, at)| at);
+        let known: Vec<usize> = known.collect();
         let unknown = (0..self.requests.len()).filter(|at| self.requests[*at].fate == Fate::Unknown);
         for at in unknown.chain(known).collect::<Vec<_>>() {
             self.told.retried += 1;
@@ -243,8 +252,11 @@ impl World {
         Ok(())
     }
 
-    fn is_from(&self, at: usize, from: u64) -> bool {
-        matches!(&self.requests[at].fate, Fate::Committed(committed) if committed.revision >= from)
+    fn revision(&self, at: usize) -> Option<u64> {
+        match &self.requests[at].fate {
+            Fate::Committed(committed) => Some(committed.revision),
+            _ => None,
+        }
     }
 
     /// Compares rows, revisions, results and feed with what a model says.
@@ -314,7 +326,8 @@ impl World {
         if self.random.random_bool(0.1) {
             // All requests are forgotten; the feed may be trimmed at once.
             self.clock.0.fetch_add(11 * 60 * 1_000_000, Ordering::Relaxed);
-            self.forgotten = self.requests.iter().filter(|request| matches!(request.fate, Fate::Committed(_))).count() as u64;
+            self.forgotten =
+                self.requests.iter().filter(|request| matches!(request.fate, Fate::Committed(_))).count() as u64;
         }
         let follower = tokio::spawn(self.follower.clone().follow(replica.clone(), self.random.random_range(0..400)));
         let mut writers = Vec::new();
@@ -362,7 +375,11 @@ impl World {
             4..=5 => transaction.append(LIST, one[..5].to_owned(), value),
             6 => transaction.row_absent(TABLE, one.clone()).put(TABLE, one, value),
             7 => transaction.row_at(TABLE, one.clone(), some_revision).put(TABLE, one, value),
-            8 => transaction.put(TABLE, one, value.clone()).delete(TABLE, two.clone()).append(LIST, "a", value.clone()).put(TABLE, two, value),
+            8 => transaction
+                .put(TABLE, one, value.clone())
+                .delete(TABLE, two.clone())
+                .append(LIST, "a", value.clone())
+                .put(TABLE, two, value),
             _ => transaction.delete_range(TABLE, one, two).put(TABLE, three, value),
         };
         once(&at.to_string(), transaction)
@@ -484,7 +501,7 @@ impl Clock for SimClock {
     fn now(&self) -> u64 {
         // Sometimes goes back, as clocks do.
         let now = self.0.fetch_add(1_700, Ordering::Relaxed);
-        if now % 7 == 0 { now - 1_000_000 } else { now }
+        if now.is_multiple_of(7) { now - 1_000_000 } else { now }
     }
 }
 

@@ -26,7 +26,10 @@ async fn a_deleted_store_is_made_again_from_the_log() {
     let directory = tempfile::tempdir().expect("a directory");
     let replica = open(directory.path()).await;
     for number in 0..300 {
-        replica.propose(put(&format!("key-{}", number % 100), &number.to_string()), deadline()).await.expect("a commit");
+        replica
+            .propose(put(&format!("key-{}", number % 100), &number.to_string()), deadline())
+            .await
+            .expect("a commit");
     }
     let status = replica.status();
     stop(replica).await;

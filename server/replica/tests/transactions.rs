@@ -6,7 +6,9 @@ mod support;
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use flotilla_store::{Applied, Draft, Outcome, Row, RowKey, Store, Transaction, TransactionBuilder, hash::Hashes, transaction};
+use flotilla_store::{
+    Applied, Draft, Outcome, Row, RowKey, Store, Transaction, TransactionBuilder, hash::Hashes, transaction,
+};
 use proptest::prelude::*;
 use support::{
     SPACE,
@@ -203,15 +205,20 @@ fn reopen(directory: &std::path::Path) -> Arc<Store> {
 
 fn transaction(steps: &[Step]) -> Transaction {
     let key = |key: &u8| vec![b'k', *key];
-    steps.iter().fold(TransactionBuilder::new(SPACE), |transaction, step| match step {
-        Step::Absent((table, row)) => transaction.row_absent(TABLES[*table], key(row)),
-        Step::Exists((table, row)) => transaction.row_exists(TABLES[*table], key(row)),
-        Step::At((table, row), revision) => transaction.row_at(TABLES[*table], key(row), *revision),
-        Step::Put((table, row), value) => transaction.put(TABLES[*table], key(row), value.to_string()),
-        Step::Delete((table, row)) => transaction.delete(TABLES[*table], key(row)),
-        Step::DeleteRange(table, start, end) => transaction.delete_range(TABLES[*table], key(start), if *end == 6 { Vec::new() } else { key(end) }),
-        Step::Append((table, list), value) => transaction.append(TABLES[*table], key(list), value.to_string()),
-    }).build()
+    steps
+        .iter()
+        .fold(TransactionBuilder::new(SPACE), |transaction, step| match step {
+            Step::Absent((table, row)) => transaction.row_absent(TABLES[*table], key(row)),
+            Step::Exists((table, row)) => transaction.row_exists(TABLES[*table], key(row)),
+            Step::At((table, row), revision) => transaction.row_at(TABLES[*table], key(row), *revision),
+            Step::Put((table, row), value) => transaction.put(TABLES[*table], key(row), value.to_string()),
+            Step::Delete((table, row)) => transaction.delete(TABLES[*table], key(row)),
+            Step::DeleteRange(table, start, end) => {
+                transaction.delete_range(TABLES[*table], key(start), if *end == 6 { Vec::new() } else { key(end) })
+            }
+            Step::Append((table, list), value) => transaction.append(TABLES[*table], key(list), value.to_string()),
+        })
+        .build()
 }
 
 fn groups(most: usize) -> impl Strategy<Value = Vec<Vec<Vec<Step>>>> {

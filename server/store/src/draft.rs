@@ -90,13 +90,8 @@ impl<'a> Draft<'a> {
                 return Ok(Outcome::Conflict { condition: position });
             }
         }
-        let mut step = Step {
-            space: transaction.space,
-            revision,
-            time,
-            changes: Changes::expecting(transaction),
-            draft: self,
-        };
+        let mut step =
+            Step { space: transaction.space, revision, time, changes: Changes::expecting(transaction), draft: self };
         let mut results = Vec::with_capacity(transaction.operations.len());
         for operation in &transaction.operations {
             results.push(match &operation.kind {

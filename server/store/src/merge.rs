@@ -88,9 +88,9 @@ mod tests {
 
     fn merged(settled: &[&str], recent: &[(&str, bool)]) -> Merged<std::vec::IntoIter<Item>> {
         let row = |key: &&str| Ok((Bytes::copy_from_slice(key.as_bytes()), Bytes::from_static(b"settled")));
-        let recent = recent.iter().map(|(key, there)| {
-            (Bytes::copy_from_slice(key.as_bytes()), there.then(|| Bytes::from_static(b"recent")))
-        });
+        let recent = recent
+            .iter()
+            .map(|(key, there)| (Bytes::copy_from_slice(key.as_bytes()), there.then(|| Bytes::from_static(b"recent"))));
         Merged::new(settled.iter().map(row).collect::<Vec<_>>().into_iter(), recent.collect())
     }
 

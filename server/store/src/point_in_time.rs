@@ -13,11 +13,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_proto::storage::v1::Applied;
 
-use crate::{
-    Store, StoreError,
-    draft::Drafted,
-    hash::Hashes,
-};
+use crate::{Store, StoreError, draft::Drafted, hash::Hashes};
 
 /// Bytes of former values that a reading keeps at most.
 pub const MAX_FORMER_BYTES: usize = 64 * 1024 * 1024;

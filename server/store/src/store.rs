@@ -175,7 +175,9 @@ impl Store {
         // sled and BTreeMap panic on a range whose start is behind its end.
         let empty = match (&start, &end) {
             (Bound::Included(start), Bound::Included(end)) => start > end,
-            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+                start >= end
+            }
             _ => false,
         };
         // Recent rows first: what goes to sled in between is then in both.

@@ -23,28 +23,15 @@ pub(crate) fn round(bench: &mut Bench, round: usize) -> Result<()> {
             let measured = server.and_then(|server| {
                 let reading = bench.load(&server, Width::shared(IN_FLIGHT), flotilla::batch())?;
                 server.process.stop()?;
-                Ok(Reading {
-                    value: reading.value * f64::from(BATCH_ROWS),
-                    ..reading
-                })
+                Ok(Reading { value: reading.value * f64::from(BATCH_ROWS), ..reading })
             });
             ("flotilla", measured)
         } else {
             rustix::fs::sync();
-            let written = sled::run(
-                &folder,
-                bench.warm_up,
-                bench.measured,
-                flotilla::CACHE_BYTES,
-            );
+            let written = sled::run(&folder, bench.warm_up, bench.measured, flotilla::CACHE_BYTES);
             ("sled", written.map(reading))
         };
-        bench.record(
-            Key::new(CELL, None, server),
-            Unit::RowsPerSecond,
-            round,
-            measured,
-        );
+        bench.record(Key::new(CELL, None, server), Unit::RowsPerSecond, round, measured);
         interrupt::check()?;
     }
     Ok(())

@@ -23,8 +23,7 @@ pub(crate) fn round(bench: &mut Bench, round: usize) -> Result<()> {
     let folder = bench.fresh_folder("floor")?;
     rustix::fs::sync();
     let flush = fdatasync_loop(&folder, bench.measured / 2);
-    let flush =
-        flush.and_then(|measured| measured.microseconds(0.5).context("nothing was flushed"));
+    let flush = flush.and_then(|measured| measured.microseconds(0.5).context("nothing was flushed"));
     let call = echo::start(&folder, ANSWER_BYTES).and_then(|server| {
         let reading = bench.load(&server, Width::shared(1), echo::calls(REQUEST_BYTES))?;
         server.process.stop()?;
@@ -37,21 +36,13 @@ pub(crate) fn round(bench: &mut Bench, round: usize) -> Result<()> {
     });
     interrupt::check()?;
 
-    let median = |reading: &Reading| Reading {
-        value: reading.p50.unwrap_or(f64::NAN),
-        ..reading.clone()
-    };
+    let median = |reading: &Reading| Reading { value: reading.p50.unwrap_or(f64::NAN), ..reading.clone() };
     let sum = match (&flush, &call) {
         (Ok(flush), Ok(call)) => Ok(Reading::of(flush + median(call).value)),
         _ => Err(anyhow!("one of the two failed")),
     };
     let mut record = |server, reading| {
-        bench.record(
-            Key::new(CELL, 1, server),
-            Unit::Microseconds,
-            round,
-            reading,
-        );
+        bench.record(Key::new(CELL, 1, server), Unit::Microseconds, round, reading);
     };
     record("flotilla", write.map(|write| median(&write)));
     record("fdatasync", flush.map(Reading::of));

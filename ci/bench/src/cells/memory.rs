@@ -32,20 +32,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// All of it, starts as often as there are rounds.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let folder = bench.fresh_folder("memory")?;
-    let flotilla = Flotilla {
-        binary: bench.flotilla.clone(),
-        folder,
-        disk: Disk::OwnSpeed,
-    };
+    let flotilla = Flotilla { binary: bench.flotilla.clone(), folder, disk: Disk::OwnSpeed };
     let outcome = empty(bench, &flotilla).and_then(|()| with_rows(bench, &flotilla));
     interrupt::check()?;
     if let Err(error) = outcome {
-        bench.record(
-            Key::new("memory and starts", None, "flotilla"),
-            Unit::Mebibytes,
-            0,
-            Err(error),
-        );
+        bench.record(Key::new("memory and starts", None, "flotilla"), Unit::Mebibytes, 0, Err(error));
     }
     Ok(())
 }
@@ -67,10 +58,7 @@ fn empty(bench: &mut Bench, flotilla: &Flotilla) -> Result<()> {
 
 fn with_rows(bench: &mut Bench, flotilla: &Flotilla) -> Result<()> {
     let (server, _) = flotilla.start(START_LIMIT)?;
-    bench.say(&format!(
-        "writing {} records, at the longest for {LOAD_LIMIT:?}",
-        bench.rows
-    ));
+    bench.say(&format!("writing {} records, at the longest for {LOAD_LIMIT:?}", bench.rows));
     let loaded = load_records(server.address, bench.rows, LOAD_LIMIT)?;
     let rate = loaded.rate() * f64::from(crate::requests::BATCH_ROWS);
     record(bench, LOADING, Unit::RowsPerSecond, 0, rate);
@@ -91,27 +79,13 @@ fn with_rows(bench: &mut Bench, flotilla: &Flotilla) -> Result<()> {
     }
     let store = flotilla.data().join("store");
     std::fs::remove_dir_all(&store).with_context(|| format!("removing {}", store.display()))?;
-    started(bench, flotilla, START_REBUILT, 0, REBUILD_LIMIT)?
-        .process
-        .stop()?;
+    started(bench, flotilla, START_REBUILT, 0, REBUILD_LIMIT)?.process.stop()?;
     Ok(())
 }
 
-fn started(
-    bench: &mut Bench,
-    flotilla: &Flotilla,
-    what: &str,
-    round: usize,
-    limit: Duration,
-) -> Result<Server> {
+fn started(bench: &mut Bench, flotilla: &Flotilla, what: &str, round: usize, limit: Duration) -> Result<Server> {
     let (server, answered) = flotilla.start(limit).context(what.to_owned())?;
-    record(
-        bench,
-        what,
-        Unit::Milliseconds,
-        round,
-        answered.as_secs_f64() * 1000.0,
-    );
+    record(bench, what, Unit::Milliseconds, round, answered.as_secs_f64() * 1000.0);
     Ok(server)
 }
 
@@ -126,21 +100,10 @@ fn idle(bench: &mut Bench, server: &Server, what: &str) -> Result<()> {
     let before = server.process.cpu_microseconds()?;
     interrupt::sleep(bench.idle)?;
     let used = server.process.cpu_microseconds()? - before;
-    record(
-        bench,
-        what,
-        Unit::PercentOfOneCore,
-        0,
-        used / bench.idle.as_micros() as f64 * 100.0,
-    );
+    record(bench, what, Unit::PercentOfOneCore, 0, used / bench.idle.as_micros() as f64 * 100.0);
     Ok(())
 }
 
 fn record(bench: &mut Bench, what: &str, unit: Unit, round: usize, value: f64) {
-    bench.record(
-        Key::new(what, None, "flotilla"),
-        unit,
-        round,
-        Ok(Reading::of(value)),
-    );
+    bench.record(Key::new(what, None, "flotilla"), unit, round, Ok(Reading::of(value)));
 }

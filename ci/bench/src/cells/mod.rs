@@ -43,18 +43,12 @@ pub(crate) struct Width {
 impl Width {
     /// So many over few connections, each of which carries many at once.
     pub(crate) fn shared(in_flight: usize) -> Self {
-        Self {
-            in_flight,
-            connections: shared_connections(in_flight),
-        }
+        Self { in_flight, connections: shared_connections(in_flight) }
     }
 
     /// So many, each with a connection of its own.
     pub(crate) fn one_each(in_flight: usize) -> Self {
-        Self {
-            in_flight,
-            connections: in_flight,
-        }
+        Self { in_flight, connections: in_flight }
     }
 }
 
@@ -80,50 +74,32 @@ impl Bench {
             measured: self.measured,
         };
         let fsyncs_before = server.fsyncs()?;
-        let (measured, cpu_before, cpu_after) =
-            measure(plan, work, || server.process.cpu_microseconds())?;
+        let (measured, cpu_before, cpu_after) = measure(plan, work, || server.process.cpu_microseconds())?;
         let fsyncs_after = server.fsyncs()?;
-        let fsyncs = fsyncs_before
-            .zip(fsyncs_after)
-            .map(|(before, after)| after.saturating_sub(before));
+        let fsyncs = fsyncs_before.zip(fsyncs_after).map(|(before, after)| after.saturating_sub(before));
         Ok(Reading {
             value: measured.rate(),
             p50: measured.microseconds(0.50),
             p99: measured.microseconds(0.99),
             cpu_per_op: Some((cpu_after - cpu_before) / measured.count() as f64),
-            ops_per_fsync: fsyncs
-                .filter(|fsyncs| *fsyncs > 0)
-                .map(|fsyncs| measured.all as f64 / fsyncs as f64),
+            ops_per_fsync: fsyncs.filter(|fsyncs| *fsyncs > 0).map(|fsyncs| measured.all as f64 / fsyncs as f64),
         })
     }
 
     /// Records a reading and says so, with the time that has passed.
     pub(crate) fn record(&mut self, key: Key, unit: Unit, round: usize, measured: Result<Reading>) {
-        let in_flight = key
-            .in_flight
-            .map(|number| format!(", {number} in flight"))
-            .unwrap_or_default();
+        let in_flight = key.in_flight.map(|number| format!(", {number} in flight")).unwrap_or_default();
         let outcome = match &measured {
             Ok(reading) => crate::table::number(reading.value, unit),
             Err(error) => format!("{error:#}"),
         };
-        self.say(&format!(
-            "round {}/{}: {}{in_flight}: {}: {outcome}",
-            round + 1,
-            self.rounds,
-            key.cell,
-            key.server
-        ));
+        self.say(&format!("round {}/{}: {}{in_flight}: {}: {outcome}", round + 1, self.rounds, key.cell, key.server));
         self.results.record(key, unit, round, measured);
     }
 
     /// A line of progress.
     pub(crate) fn say(&self, text: &str) {
         let clock = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
-        eprintln!(
-            "[{} of about {}] {text}",
-            clock(self.began.elapsed()),
-            clock(self.planned)
-        );
+        eprintln!("[{} of about {}] {text}", clock(self.began.elapsed()), clock(self.planned));
     }
 }

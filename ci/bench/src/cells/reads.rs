@@ -32,25 +32,16 @@ pub(crate) struct Loaded {
 pub(crate) fn load(bench: &Bench) -> Result<Loaded> {
     let folder = bench.fresh_folder("reads")?;
     let server = flotilla::start(&bench.flotilla, &folder, Disk::OwnSpeed)?;
-    bench.say(&format!(
-        "creating {} users, at the longest for {LOAD_LIMIT:?}",
-        bench.rows
-    ));
+    bench.say(&format!("creating {} users, at the longest for {LOAD_LIMIT:?}", bench.rows));
     let (users, created) = flotilla::load_users(server.address, bench.rows, LOAD_LIMIT)?;
     bench.say(&format!("created them, {:.0}/s", created.rate()));
     let answer_bytes = flotilla::user_bytes(server.address, &users[0])?;
-    Ok(Loaded {
-        server,
-        users: Arc::new(users),
-        answer_bytes,
-    })
+    Ok(Loaded { server, users: Arc::new(users), answer_bytes })
 }
 
 /// Flotilla and bare tonic, taking turns at being first.
 pub(crate) fn round(bench: &mut Bench, round: usize, loaded: &Result<Loaded>) -> Result<()> {
-    let answer_bytes = loaded
-        .as_ref()
-        .map_or(ANSWER_BYTES, |loaded| loaded.answer_bytes);
+    let answer_bytes = loaded.as_ref().map_or(ANSWER_BYTES, |loaded| loaded.answer_bytes);
     let folder = bench.fresh_folder("echo")?;
     let echo = echo::start(&folder, answer_bytes)?;
     for in_flight in IN_FLIGHT {
@@ -65,17 +56,9 @@ pub(crate) fn round(bench: &mut Bench, round: usize, loaded: &Result<Loaded>) ->
                 };
                 ("flotilla", measured)
             } else {
-                (
-                    "echo",
-                    bench.load(&echo, Width::shared(in_flight), echo::calls(REQUEST_BYTES)),
-                )
+                ("echo", bench.load(&echo, Width::shared(in_flight), echo::calls(REQUEST_BYTES)))
             };
-            bench.record(
-                Key::new(CELL, in_flight, server),
-                Unit::PerSecond,
-                round,
-                measured,
-            );
+            bench.record(Key::new(CELL, in_flight, server), Unit::PerSecond, round, measured);
             interrupt::check()?;
         }
     }

@@ -29,40 +29,17 @@ struct Writer {
 }
 
 const WRITERS: [Writer; 4] = [
-    Writer {
-        name: "flotilla",
-        server: 0,
-        work: flotilla::put,
-        width: Width::shared,
-    },
-    Writer {
-        name: "etcd",
-        server: 1,
-        work: etcd::put,
-        width: Width::shared,
-    },
-    Writer {
-        name: "redis",
-        server: 2,
-        work: redis::xadd,
-        width: Width::shared,
-    },
-    Writer {
-        name: REDIS_UNPIPELINED,
-        server: 2,
-        work: redis::xadd,
-        width: Width::one_each,
-    },
+    Writer { name: "flotilla", server: 0, work: flotilla::put, width: Width::shared },
+    Writer { name: "etcd", server: 1, work: etcd::put, width: Width::shared },
+    Writer { name: "redis", server: 2, work: redis::xadd, width: Width::shared },
+    Writer { name: REDIS_UNPIPELINED, server: 2, work: redis::xadd, width: Width::one_each },
 ];
 
 /// Three numbers in flight for three servers, the writers taking turns, another one first in each round.
 pub(crate) fn round(bench: &mut Bench, round: usize, disk: Disk) -> Result<()> {
     let folder = bench.fresh_folder("writes")?;
-    let servers = [
-        flotilla::start(&bench.flotilla, &folder, disk),
-        etcd::start(&folder, disk),
-        redis::start(&folder, disk),
-    ];
+    let servers =
+        [flotilla::start(&bench.flotilla, &folder, disk), etcd::start(&folder, disk), redis::start(&folder, disk)];
     for in_flight in IN_FLIGHT {
         for turn in 0..WRITERS.len() {
             let writer = &WRITERS[(round + turn) % WRITERS.len()];

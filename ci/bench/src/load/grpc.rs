@@ -29,9 +29,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects and begins HTTP/2; the connection lives on the runtime that this is called on.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("connecting to {address}"))?;
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -60,11 +58,7 @@ impl Connection {
         while let Some(part) = body.data().await {
             let part = part?;
             body.flow_control().release_capacity(part.len())?;
-            answer = if answer.is_empty() {
-                part
-            } else {
-                [answer, part].concat().into()
-            };
+            answer = if answer.is_empty() { part } else { [answer, part].concat().into() };
         }
         match body.trailers().await? {
             Some(trailers) => check_status(uri, &trailers)?,
@@ -91,10 +85,7 @@ fn head(uri: &Uri) -> Request<()> {
     *request.uri_mut() = uri.clone();
     let headers = request.headers_mut();
     headers.insert("te", http::HeaderValue::from_static("trailers"));
-    headers.insert(
-        "content-type",
-        http::HeaderValue::from_static("application/grpc"),
-    );
+    headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
     headers.insert("flotilla-user", http::HeaderValue::from_static("bench"));
     request
 }
@@ -102,12 +93,7 @@ fn head(uri: &Uri) -> Request<()> {
 fn check_status(uri: &Uri, headers: &HeaderMap) -> Result<()> {
     match Status::from_header_map(headers) {
         Some(status) if status.code() != Code::Ok => {
-            bail!(
-                "{} answered {:?}: {}",
-                uri.path(),
-                status.code(),
-                status.message()
-            )
+            bail!("{} answered {:?}: {}", uri.path(), status.code(), status.message())
         }
         _ => Ok(()),
     }
@@ -129,13 +115,7 @@ pub(super) async fn drive(
     let mut slots = JoinSet::new();
     for (number, connection) in connections.into_iter().enumerate() {
         let uri = connection.uri(method)?;
-        slots.spawn(slot(
-            connection,
-            uri,
-            requests(number),
-            answered.cloned(),
-            window,
-        ));
+        slots.spawn(slot(connection, uri, requests(number), answered.cloned(), window));
     }
     let mut answers = Answers::default();
     while let Some(slot) = slots.join_next().await {
@@ -172,27 +152,18 @@ mod tests {
 
     #[test]
     fn a_framed_message_says_its_length() {
-        assert_eq!(
-            &framed(|buffer| buffer.put_slice(b"abc"))[..],
-            b"\0\0\0\0\x03abc"
-        );
+        assert_eq!(&framed(|buffer| buffer.put_slice(b"abc"))[..], b"\0\0\0\0\x03abc");
     }
 
     #[test]
     fn a_refused_call_is_an_error_that_names_method_and_reason() {
-        let uri: Uri = "http://127.0.0.1:1/flotilla.records.v1.RecordsService/PutRecord"
-            .parse()
-            .unwrap_or_default();
+        let uri: Uri = "http://127.0.0.1:1/flotilla.records.v1.RecordsService/PutRecord".parse().unwrap_or_default();
         let mut headers = HeaderMap::new();
         assert!(check_status(&uri, &headers).is_ok());
         headers.insert("grpc-status", http::HeaderValue::from_static("8"));
-        headers.insert(
-            "grpc-message",
-            http::HeaderValue::from_static("disk%20full"),
-        );
+        headers.insert("grpc-message", http::HeaderValue::from_static("disk%20full"));
         let error = check_status(&uri, &headers).map_err(|error| error.to_string());
-        let text =
-            "/flotilla.records.v1.RecordsService/PutRecord answered ResourceExhausted: disk full";
+        let text = "/flotilla.records.v1.RecordsService/PutRecord answered ResourceExhausted: disk full";
         assert_eq!(error, Err(text.to_owned()));
     }
 }

@@ -32,10 +32,7 @@ pub(crate) struct Work {
 /// How requests travel.
 pub(crate) enum Protocol {
     /// Unary calls of one method; every answer's message is given to the function.
-    Grpc {
-        method: &'static str,
-        answered: Option<Arc<dyn Fn(Bytes) + Send + Sync>>,
-    },
+    Grpc { method: &'static str, answered: Option<Arc<dyn Fn(Bytes) + Send + Sync>> },
     /// Redis commands, pipelined.
     Redis,
 }
@@ -53,8 +50,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// How many of the requests in flight a connection carries.
     fn slots_of(&self, connection: usize) -> usize {
-        self.in_flight / self.connections
-            + usize::from(connection < self.in_flight % self.connections)
+        self.in_flight / self.connections + usize::from(connection < self.in_flight % self.connections)
     }
 }
 
@@ -125,11 +121,7 @@ impl Measured {
         let nanoseconds = answers.latencies.iter().map(|time| time.as_nanos() as u64);
         let mut latencies: Vec<u64> = nanoseconds.collect();
         latencies.sort_unstable();
-        Self {
-            all: answers.all,
-            latencies,
-            seconds,
-        }
+        Self { all: answers.all, latencies, seconds }
     }
 
     /// Answers in the window.
@@ -149,11 +141,7 @@ impl Measured {
 }
 
 /// Loads the server as planned, and calls `sample` at the start and at the end of the measured time.
-pub(crate) fn measure<S>(
-    plan: Plan,
-    work: Work,
-    sample: impl Fn() -> Result<S>,
-) -> Result<(Measured, S, S)> {
+pub(crate) fn measure<S>(plan: Plan, work: Work, sample: impl Fn() -> Result<S>) -> Result<(Measured, S, S)> {
     let (ready, started) = mpsc::channel();
     let load = thread::spawn(move || drive(plan, work, &ready));
     let both = |window: Window| -> Result<(S, S)> {
@@ -163,9 +151,7 @@ pub(crate) fn measure<S>(
         Ok((first, sample()?))
     };
     let samples = started.recv().ok().map(both);
-    let measured = load
-        .join()
-        .map_err(|_| anyhow!("the load's thread panicked"))??;
+    let measured = load.join().map_err(|_| anyhow!("the load's thread panicked"))??;
     let (first, last) = samples.context("the load ended before it began")??;
     interrupt::check()?;
     if measured.count() == 0 {
@@ -175,31 +161,15 @@ pub(crate) fn measure<S>(
 }
 
 /// Sends until there is nothing more to send, at the longest for `limit`; says how long that took.
-pub(crate) fn exhaust(
-    address: SocketAddr,
-    in_flight: usize,
-    limit: Duration,
-    work: Work,
-) -> Result<Measured> {
+pub(crate) fn exhaust(address: SocketAddr, in_flight: usize, limit: Duration, work: Work) -> Result<Measured> {
     let connections = shared_connections(in_flight);
-    let plan = Plan {
-        address,
-        in_flight,
-        connections,
-        warm_up: Duration::ZERO,
-        measured: limit,
-    };
+    let plan = Plan { address, in_flight, connections, warm_up: Duration::ZERO, measured: limit };
     let (ready, _started) = mpsc::channel();
     let load = thread::spawn(move || {
         let begun = Instant::now();
-        drive(plan, work, &ready).map(|measured| Measured {
-            seconds: begun.elapsed().as_secs_f64(),
-            ..measured
-        })
+        drive(plan, work, &ready).map(|measured| Measured { seconds: begun.elapsed().as_secs_f64(), ..measured })
     });
-    let measured = load
-        .join()
-        .map_err(|_| anyhow!("the load's thread panicked"))??;
+    let measured = load.join().map_err(|_| anyhow!("the load's thread panicked"))??;
     interrupt::check()?;
     if measured.seconds >= limit.as_secs_f64() {
         bail!("not done within {limit:?}: {} answers", measured.count());
@@ -208,9 +178,7 @@ pub(crate) fn exhaust(
 }
 
 fn drive(plan: Plan, work: Work, ready: &mpsc::Sender<Window>) -> Result<Measured> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let bound = plan.warm_up + plan.measured + Duration::from_secs(60);
     let answers = runtime.block_on(async {
         let run = async {
@@ -221,9 +189,7 @@ fn drive(plan: Plan, work: Work, ready: &mpsc::Sender<Window>) -> Result<Measure
                 Protocol::Redis => redis::drive(plan, &work.requests, ready).await,
             }
         };
-        tokio::time::timeout(bound, run)
-            .await
-            .with_context(|| format!("an answer is missing after {bound:?}"))?
+        tokio::time::timeout(bound, run).await.with_context(|| format!("an answer is missing after {bound:?}"))?
     })?;
     Ok(Measured::of(answers, plan.measured.as_secs_f64()))
 }
@@ -231,10 +197,7 @@ fn drive(plan: Plan, work: Work, ready: &mpsc::Sender<Window>) -> Result<Measure
 /// Opens the window and tells the one who samples.
 fn open_window(plan: Plan, ready: &mpsc::Sender<Window>) -> Window {
     let start = Instant::now() + plan.warm_up;
-    let window = Window {
-        start,
-        end: start + plan.measured,
-    };
+    let window = Window { start, end: start + plan.measured };
     // Nobody listens when nothing is sampled.
     let _ = ready.send(window);
     window
@@ -247,22 +210,14 @@ mod tests {
     fn plan(in_flight: usize) -> Plan {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let connections = shared_connections(in_flight);
-        Plan {
-            address,
-            in_flight,
-            connections,
-            warm_up: Duration::ZERO,
-            measured: Duration::from_secs(1),
-        }
+        Plan { address, in_flight, connections, warm_up: Duration::ZERO, measured: Duration::from_secs(1) }
     }
 
     #[test]
     fn connections_share_all_slots_between_them() {
         for in_flight in [1, 7, 8, 9, 64, 100, 1024] {
             let plan = plan(in_flight);
-            let slots: usize = (0..plan.connections)
-                .map(|connection| plan.slots_of(connection))
-                .sum();
+            let slots: usize = (0..plan.connections).map(|connection| plan.slots_of(connection)).sum();
             assert_eq!(slots, in_flight);
         }
     }

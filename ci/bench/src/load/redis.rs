@@ -31,21 +31,15 @@ pub(super) async fn drive(
 ) -> Result<Answers> {
     let mut streams = Vec::new();
     for _ in 0..plan.connections {
-        let stream = TcpStream::connect(plan.address)
-            .await
-            .with_context(|| format!("connecting to {}", plan.address))?;
+        let stream =
+            TcpStream::connect(plan.address).await.with_context(|| format!("connecting to {}", plan.address))?;
         stream.set_nodelay(true)?;
         streams.push(stream);
     }
     let window = open_window(plan, ready);
     let mut connections = JoinSet::new();
     for (number, stream) in streams.into_iter().enumerate() {
-        connections.spawn(connection(
-            stream,
-            plan.slots_of(number),
-            requests(number),
-            window,
-        ));
+        connections.spawn(connection(stream, plan.slots_of(number), requests(number), window));
     }
     let mut answers = Answers::default();
     while let Some(connection) = connections.join_next().await {
@@ -54,12 +48,7 @@ pub(super) async fn drive(
     Ok(answers)
 }
 
-async fn connection(
-    mut stream: TcpStream,
-    slots: usize,
-    mut requests: Requests,
-    window: Window,
-) -> Result<Answers> {
+async fn connection(mut stream: TcpStream, slots: usize, mut requests: Requests, window: Window) -> Result<Answers> {
     let mut answers = Answers::default();
     let mut begun = VecDeque::with_capacity(slots);
     let mut sending = BytesMut::new();
@@ -82,9 +71,7 @@ async fn connection(
         }
         let done = Instant::now();
         while take_reply(&mut received)? {
-            let sent = begun
-                .pop_front()
-                .context("redis answered what nobody asked")?;
+            let sent = begun.pop_front().context("redis answered what nobody asked")?;
             answers.note(window, sent, done);
         }
         free = slots - begun.len();
@@ -101,10 +88,7 @@ fn take_reply(received: &mut BytesMut) -> Result<bool> {
         b'+' | b':' => end + 2,
         b'$' => end + 2 + line.parse::<usize>()? + 2,
         b'-' => bail!("redis answered {line}"),
-        other => bail!(
-            "redis answered with an unexpected kind of reply, {:?}",
-            char::from(other)
-        ),
+        other => bail!("redis answered with an unexpected kind of reply, {:?}", char::from(other)),
     };
     if received.len() < length {
         return Ok(false);
@@ -119,10 +103,7 @@ mod tests {
 
     #[test]
     fn a_command_is_an_array_of_its_arguments() {
-        assert_eq!(
-            &command(&[b"XADD", b"k"])[..],
-            b"*2\r\n$4\r\nXADD\r\n$1\r\nk\r\n"
-        );
+        assert_eq!(&command(&[b"XADD", b"k"])[..], b"*2\r\n$4\r\nXADD\r\n$1\r\nk\r\n");
     }
 
     #[test]

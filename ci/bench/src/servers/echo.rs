@@ -39,9 +39,7 @@ impl Payload {
     /// One that is `encoded_bytes` long on the wire (130 at the least counts right).
     fn of(encoded_bytes: usize) -> Self {
         let header = if encoded_bytes > 129 { 3 } else { 2 };
-        Self {
-            content: vec![b'e'; encoded_bytes.saturating_sub(header)].into(),
-        }
+        Self { content: vec![b'e'; encoded_bytes.saturating_sub(header)].into() }
     }
 }
 
@@ -49,47 +47,26 @@ impl Payload {
 pub(crate) fn start(folder: &Path, answer_bytes: usize) -> Result<Server> {
     let address = free_address()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([
-        "serve-echo",
-        &address.to_string(),
-        "--answer-bytes",
-        &answer_bytes.to_string(),
-    ]);
+    command.args(["serve-echo", &address.to_string(), "--answer-bytes", &answer_bytes.to_string()]);
     let mut process = Process::start("echo", command, folder)?;
     let probe = framed(|buffer| Payload::default().encode(buffer).unwrap_or_default());
     process.wait_until(START_LIMIT, || once(address, ECHO, probe.clone()))?;
-    Ok(Server {
-        process,
-        address,
-        fsyncs: Fsyncs::NotCounted,
-    })
+    Ok(Server { process, address, fsyncs: Fsyncs::NotCounted })
 }
 
 /// Calls with messages of `request_bytes`.
 pub(crate) fn calls(request_bytes: usize) -> Work {
-    let request = framed(|buffer| {
-        Payload::of(request_bytes)
-            .encode(buffer)
-            .unwrap_or_default()
-    });
+    let request = framed(|buffer| Payload::of(request_bytes).encode(buffer).unwrap_or_default());
     let requests = move |_slot| -> Requests {
         let request = request.clone();
         Box::new(move || Some(request.clone()))
     };
-    Work {
-        protocol: Protocol::Grpc {
-            method: ECHO,
-            answered: None,
-        },
-        requests: Box::new(requests),
-    }
+    Work { protocol: Protocol::Grpc { method: ECHO, answered: None }, requests: Box::new(requests) }
 }
 
 /// The server itself; returns only on an error.
 pub(crate) fn serve(address: SocketAddr, answer_bytes: usize) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let incoming = TcpListenerStream::new(TcpListener::bind(address).await?);
         let incoming = tokio_stream::StreamExt::map(incoming, |stream| {
@@ -97,13 +74,8 @@ pub(crate) fn serve(address: SocketAddr, answer_bytes: usize) -> Result<()> {
             stream.set_nodelay(true)?;
             std::io::Result::Ok(stream)
         });
-        let echo = Echo {
-            answer: Payload::of(answer_bytes),
-        };
-        Ok(tonic::transport::Server::builder()
-            .add_service(echo)
-            .serve_with_incoming(incoming)
-            .await?)
+        let echo = Echo { answer: Payload::of(answer_bytes) };
+        Ok(tonic::transport::Server::builder().add_service(echo).serve_with_incoming(incoming).await?)
     })
 }
 
@@ -120,8 +92,7 @@ impl NamedService for Echo {
 impl Service<http::Request<Body>> for Echo {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future =
-        std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

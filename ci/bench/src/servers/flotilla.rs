@@ -51,41 +51,22 @@ impl Flotilla {
         );
         std::fs::write(&config, text)?;
         if !self.binary.is_file() {
-            bail!(
-                "{} is not there: cargo build --release -p flotilla, or --flotilla PATH",
-                self.binary.display()
-            );
+            bail!("{} is not there: cargo build --release -p flotilla, or --flotilla PATH", self.binary.display());
         }
         let mut command = self.disk.command(&self.binary)?;
         command.arg("serve").arg("--config").arg(&config);
 
         let mut process = Process::start("flotilla", command, &self.folder)?;
-        process.wait_until(limit, || {
-            once(address, requests::LIST_RECORDS, requests::list_one())
-        })?;
+        process.wait_until(limit, || once(address, requests::LIST_RECORDS, requests::list_one()))?;
         let answered = process.started.elapsed();
-        let fsyncs = Fsyncs::Metrics {
-            address: health,
-            names: &["flotilla_log_fsyncs_total"],
-        };
-        Ok((
-            Server {
-                process,
-                address,
-                fsyncs,
-            },
-            answered,
-        ))
+        let fsyncs = Fsyncs::Metrics { address: health, names: &["flotilla_log_fsyncs_total"] };
+        Ok((Server { process, address, fsyncs }, answered))
     }
 }
 
 /// Starts it with its data in `folder/flotilla`, and waits until it answers.
 pub(crate) fn start(binary: &Path, folder: &Path, disk: Disk) -> Result<Server> {
-    let flotilla = Flotilla {
-        binary: binary.to_owned(),
-        folder: folder.to_owned(),
-        disk,
-    };
+    let flotilla = Flotilla { binary: binary.to_owned(), folder: folder.to_owned(), disk };
     Ok(flotilla.start(START_LIMIT)?.0)
 }
 
@@ -104,24 +85,18 @@ pub(crate) fn get() -> Work {
 /// BatchWrite of 100 records under random ids.
 pub(crate) fn batch() -> Work {
     let flotilla = requests::Flotilla::new();
-    calls(requests::BATCH_WRITE, move |ids| {
-        flotilla.batch(batch_ids(ids.number(ID_SPACE)))
-    })
+    calls(requests::BATCH_WRITE, move |ids| flotilla.batch(batch_ids(ids.number(ID_SPACE))))
 }
 
 /// GetUser of random ones of these.
 pub(crate) fn get_user(users: Arc<Vec<UserId>>) -> Work {
-    calls(requests::GET_USER, move |ids| {
-        requests::get_user(&users[ids.number(users.len() as u32) as usize])
-    })
+    calls(requests::GET_USER, move |ids| requests::get_user(&users[ids.number(users.len() as u32) as usize]))
 }
 
 /// CreateUser, without end.
 pub(crate) fn create_user() -> Work {
     let next = Arc::new(AtomicU64::new(0));
-    calls(requests::CREATE_USER, move |_ids| {
-        requests::create_user(next.fetch_add(1, Ordering::Relaxed))
-    })
+    calls(requests::CREATE_USER, move |_ids| requests::create_user(next.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Writes records `0..rows`, each once, a hundred at a time, 16 batches in flight.
@@ -135,27 +110,12 @@ pub(crate) fn load_records(address: SocketAddr, rows: u32, limit: Duration) -> R
             (first < rows).then(|| flotilla.batch(first..rows.min(first + BATCH_ROWS)))
         })
     };
-    let protocol = Protocol::Grpc {
-        method: requests::BATCH_WRITE,
-        answered: None,
-    };
-    exhaust(
-        address,
-        16,
-        limit,
-        Work {
-            protocol,
-            requests: Box::new(request),
-        },
-    )
+    let protocol = Protocol::Grpc { method: requests::BATCH_WRITE, answered: None };
+    exhaust(address, 16, limit, Work { protocol, requests: Box::new(request) })
 }
 
 /// Creates so many users, 1,024 in flight; their ids.
-pub(crate) fn load_users(
-    address: SocketAddr,
-    users: u32,
-    limit: Duration,
-) -> Result<(Vec<UserId>, Measured)> {
+pub(crate) fn load_users(address: SocketAddr, users: u32, limit: Duration) -> Result<(Vec<UserId>, Measured)> {
     let next = Arc::new(AtomicU64::new(0));
     let request = move |_slot| -> Requests {
         let next = next.clone();
@@ -167,33 +127,14 @@ pub(crate) fn load_users(
     let ids = Arc::new(Mutex::new(Vec::with_capacity(users as usize)));
     let collected = ids.clone();
     let collect = move |answer: Bytes| {
-        let id = User::decode(answer)
-            .ok()
-            .and_then(|user| user.id.as_bytes().try_into().ok());
-        collected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend::<Option<UserId>>(id);
+        let id = User::decode(answer).ok().and_then(|user| user.id.as_bytes().try_into().ok());
+        collected.lock().unwrap_or_else(PoisonError::into_inner).extend::<Option<UserId>>(id);
     };
-    let protocol = Protocol::Grpc {
-        method: requests::CREATE_USER,
-        answered: Some(Arc::new(collect)),
-    };
-    let created = exhaust(
-        address,
-        1024,
-        limit,
-        Work {
-            protocol,
-            requests: Box::new(request),
-        },
-    )?;
+    let protocol = Protocol::Grpc { method: requests::CREATE_USER, answered: Some(Arc::new(collect)) };
+    let created = exhaust(address, 1024, limit, Work { protocol, requests: Box::new(request) })?;
     let ids = std::mem::take(&mut *ids.lock().unwrap_or_else(PoisonError::into_inner));
     if ids.len() != users as usize {
-        bail!(
-            "of {users} users created, {} were answered with a ULID",
-            ids.len()
-        );
+        bail!("of {users} users created, {} were answered with a ULID", ids.len());
     }
     Ok((ids, created))
 }
@@ -203,18 +144,10 @@ pub(crate) fn list_users(address: SocketAddr) -> Result<Vec<UserId>> {
     let mut ids = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = ListUsersRequest {
-            page_size: 1000,
-            page_token,
-            ..ListUsersRequest::default()
-        };
+        let request = ListUsersRequest { page_size: 1000, page_token, ..ListUsersRequest::default() };
         let request = framed(|buffer| request.encode(buffer).unwrap_or_default());
         let page = ListUsersResponse::decode(once(address, requests::LIST_USERS, request)?)?;
-        ids.extend(
-            page.users
-                .iter()
-                .filter_map(|user| UserId::try_from(user.id.as_bytes()).ok()),
-        );
+        ids.extend(page.users.iter().filter_map(|user| UserId::try_from(user.id.as_bytes()).ok()));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;
@@ -228,24 +161,13 @@ pub(crate) fn list_users(address: SocketAddr) -> Result<Vec<UserId>> {
 
 /// The bytes of a user's message, as GetUser answers it.
 pub(crate) fn user_bytes(address: SocketAddr, id: &UserId) -> Result<usize> {
-    Ok(once(address, requests::GET_USER, requests::get_user(id))
-        .context("reading one user")?
-        .len())
+    Ok(once(address, requests::GET_USER, requests::get_user(id)).context("reading one user")?.len())
 }
 
-fn calls(
-    method: &'static str,
-    request: impl Fn(&mut Ids) -> Bytes + Clone + Send + 'static,
-) -> Work {
+fn calls(method: &'static str, request: impl Fn(&mut Ids) -> Bytes + Clone + Send + 'static) -> Work {
     let requests = move |slot| -> Requests {
         let (request, mut ids) = (request.clone(), Ids::random(slot));
         Box::new(move || Some(request(&mut ids)))
     };
-    Work {
-        protocol: Protocol::Grpc {
-            method,
-            answered: None,
-        },
-        requests: Box::new(requests),
-    }
+    Work { protocol: Protocol::Grpc { method, answered: None }, requests: Box::new(requests) }
 }

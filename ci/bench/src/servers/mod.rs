@@ -45,12 +45,7 @@ impl Disk {
         }
         let mut command = Command::new(need("strace")?);
         command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
-        command.args([
-            "-e",
-            "trace=fsync,fdatasync",
-            "-e",
-            "inject=fsync,fdatasync:delay_exit=4000",
-        ]);
+        command.args(["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_exit=4000"]);
         command.arg("--").arg(program);
         Ok(command)
     }
@@ -59,9 +54,7 @@ impl Disk {
 /// The path of a program, or the error that says how to get it.
 pub(crate) fn need(name: &str) -> Result<PathBuf> {
     let tool = name.trim_end_matches("-server");
-    program(name).with_context(|| {
-        format!("{name} is neither in .tools/bin nor in PATH: infra/bin/tools {tool}")
-    })
+    program(name).with_context(|| format!("{name} is neither in .tools/bin nor in PATH: infra/bin/tools {tool}"))
 }
 
 /// A server that answers.
@@ -74,10 +67,7 @@ pub(crate) struct Server {
 /// How a server's fsyncs are counted.
 pub(crate) enum Fsyncs {
     /// The sum of these of its Prometheus counters.
-    Metrics {
-        address: SocketAddr,
-        names: &'static [&'static str],
-    },
+    Metrics { address: SocketAddr, names: &'static [&'static str] },
     /// Redis counts none, but an append-only file takes one write and one fdatasync a turn: they are the process's
     /// write calls (/proc/PID/io) less those to clients (total_writes_processed of INFO).
     RedisWrites,

@@ -21,55 +21,27 @@ pub(crate) fn start(folder: &Path, disk: Disk) -> Result<Server> {
     let mut command = disk.command(&need("redis-server")?)?;
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
     command.arg("--dir").arg(&data);
-    command.args([
-        "--appendonly",
-        "yes",
-        "--appendfsync",
-        "always",
-        "--save",
-        "",
-    ]);
+    command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
 
     let mut process = Process::start("redis", command, folder)?;
     process.wait_until(START_LIMIT, || ask(address, &[b"PING"]))?;
-    Ok(Server {
-        process,
-        address,
-        fsyncs: Fsyncs::RedisWrites,
-    })
+    Ok(Server { process, address, fsyncs: Fsyncs::RedisWrites })
 }
 
 /// Entries of a random id and 128 bytes.
 pub(crate) fn xadd() -> Work {
     let requests = |slot| -> Requests {
         let mut ids = Ids::random(slot);
-        Box::new(move || {
-            Some(encoded(&[
-                b"XADD",
-                b"bench",
-                b"*",
-                b"id",
-                &ids.next(),
-                b"value",
-                &[b'v'; VALUE_BYTES],
-            ]))
-        })
+        Box::new(move || Some(encoded(&[b"XADD", b"bench", b"*", b"id", &ids.next(), b"value", &[b'v'; VALUE_BYTES]])))
     };
-    Work {
-        protocol: Protocol::Redis,
-        requests: Box::new(requests),
-    }
+    Work { protocol: Protocol::Redis, requests: Box::new(requests) }
 }
 
 /// Writes to clients so far, as redis counts them.
 pub(super) fn writes_to_clients(address: SocketAddr) -> Result<u64> {
     let info = ask(address, &[b"INFO", b"stats"])?;
-    let value = info
-        .lines()
-        .find_map(|line| line.strip_prefix("total_writes_processed:"));
-    value
-        .and_then(|value| value.trim().parse().ok())
-        .context("no total_writes_processed in redis's INFO")
+    let value = info.lines().find_map(|line| line.strip_prefix("total_writes_processed:"));
+    value.and_then(|value| value.trim().parse().ok()).context("no total_writes_processed in redis's INFO")
 }
 
 /// One command on a connection of its own; the text of a simple or bulk reply.

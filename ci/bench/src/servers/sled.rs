@@ -28,40 +28,22 @@ pub(crate) struct Written {
 }
 
 /// Runs the process to its end, with its data in `folder/sled`.
-pub(crate) fn run(
-    folder: &Path,
-    warm_up: Duration,
-    measured: Duration,
-    cache_bytes: u64,
-) -> Result<Written> {
+pub(crate) fn run(folder: &Path, warm_up: Duration, measured: Duration, cache_bytes: u64) -> Result<Written> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("write-sled").arg(folder.join("sled"));
     command.args(["--warm-up", &warm_up.as_secs_f64().to_string()]);
     command.args(["--measured", &measured.as_secs_f64().to_string()]);
     command.args(["--cache-bytes", &cache_bytes.to_string()]);
-    let output = command
-        .output()
-        .context("starting flotilla-bench write-sled")?;
+    let output = command.output().context("starting flotilla-bench write-sled")?;
     if !output.status.success() {
-        bail!(
-            "bare sled failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("bare sled failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// The process itself.
-pub(crate) fn write(
-    path: &Path,
-    warm_up: Duration,
-    measured: Duration,
-    cache_bytes: u64,
-) -> Result<()> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(cache_bytes)
-        .flush_every_ms(None);
+pub(crate) fn write(path: &Path, warm_up: Duration, measured: Duration, cache_bytes: u64) -> Result<()> {
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let tree = config.open()?.open_tree("rows")?;
     let mut ids = Ids::random(0);
     let start = Instant::now() + warm_up;

@@ -134,7 +134,8 @@ fn empty(data_dir: &Path) -> Result<(), Failure> {
     let lock = open.map_err(failed("open", &lock_path))?;
     if lock.try_lock().is_err() {
         let holder = io::read_to_string(&lock).unwrap_or_default();
-        let holder = if holder.trim().is_empty() { "a process".to_owned() } else { format!("process {}", holder.trim()) };
+        let holder =
+            if holder.trim().is_empty() { "a process".to_owned() } else { format!("process {}", holder.trim()) };
         return Err(Failure::FreshInUse { path: data_dir.to_owned(), holder });
     }
     for path in paths.iter().filter(|path| **path != lock_path) {

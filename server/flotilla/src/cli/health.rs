@@ -2,9 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{Failure, output::Output, row::Row};
 use crate::client::{Client, Target};
@@ -26,7 +24,10 @@ impl HealthOf {
             .await?
             .into_inner();
         let status = answer.status().as_str_name().to_owned();
-        output.document(&json!({ "service": service, "status": status }), &[Health { service: &service, status: &status }])?;
+        output.document(
+            &json!({ "service": service, "status": status }),
+            &[Health { service: &service, status: &status }],
+        )?;
         match answer.status() {
             ServingStatus::Serving => Ok(()),
             _ if service.is_empty() => Err(Failure::NotServing { service: "the server".to_owned(), status }),

@@ -140,8 +140,11 @@ fn read_document(argument: &str) -> Result<Struct, Failure> {
     let file = |path: &str| fs::read_to_string(path);
     let text = match argument.strip_prefix('@') {
         Some(path) => file(path).map_err(|source| Failure::File { operation: "read", path: path.into(), source })?,
-        None if argument == "-" => io::read_to_string(io::stdin())
-            .map_err(|source| Failure::File { operation: "read", path: "stdin".into(), source })?,
+        None if argument == "-" => io::read_to_string(io::stdin()).map_err(|source| Failure::File {
+            operation: "read",
+            path: "stdin".into(),
+            source,
+        })?,
         None => argument.to_owned(),
     };
     json::from_json(&text).map_err(|error| Failure::Argument {

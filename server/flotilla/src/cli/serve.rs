@@ -7,7 +7,7 @@ use clap::Args;
 use super::Failure;
 use crate::{
     config::{Config, Layers},
-    serve::{Listeners, Server, ServeError, stop},
+    serve::{Listeners, ServeError, Server, stop},
     services, telemetry,
 };
 

@@ -7,7 +7,12 @@ use clap::Args;
 use flotilla_proto::feed::v1::{Cursor, Reset};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, checkpoint, output::Output, pages::{Page, Pager}, talk};
+use super::{
+    Failure, checkpoint,
+    output::Output,
+    pages::{Page, Pager},
+    talk,
+};
 use crate::{
     client::{
         CallError, Client, Target,
@@ -175,8 +180,11 @@ impl Place {
 
     fn keep(&self, cursor: Option<&Cursor>) -> Result<(), Failure> {
         let (Some(path), Some(cursor)) = (&self.file, cursor) else { return Ok(()) };
-        checkpoint::replace(path, &format!("{}\n", write_cursor(cursor)))
-            .map_err(|source| Failure::File { operation: "write", path: path.clone(), source })
+        checkpoint::replace(path, &format!("{}\n", write_cursor(cursor))).map_err(|source| Failure::File {
+            operation: "write",
+            path: path.clone(),
+            source,
+        })
     }
 }
 

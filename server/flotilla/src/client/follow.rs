@@ -202,11 +202,7 @@ impl Watch for Users {
     type Event = UserEvent;
     type Response = WatchUsersResponse;
 
-    async fn open(
-        &self,
-        client: &Client,
-        cursor: Option<Cursor>,
-    ) -> Result<Streaming<WatchUsersResponse>, Status> {
+    async fn open(&self, client: &Client, cursor: Option<Cursor>) -> Result<Streaming<WatchUsersResponse>, Status> {
         let mut users = UsersServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
         Ok(users.watch_users(client.request(WatchUsersRequest { cursor })).await?.into_inner())
     }
@@ -234,11 +230,7 @@ impl Watch for Records {
     type Event = RecordEvent;
     type Response = WatchRecordsResponse;
 
-    async fn open(
-        &self,
-        client: &Client,
-        cursor: Option<Cursor>,
-    ) -> Result<Streaming<WatchRecordsResponse>, Status> {
+    async fn open(&self, client: &Client, cursor: Option<Cursor>) -> Result<Streaming<WatchRecordsResponse>, Status> {
         let mut records = RecordsServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
         let request = WatchRecordsRequest { cursor, tables: self.tables.clone() };
         Ok(records.watch_records(client.request(request)).await?.into_inner())

@@ -67,10 +67,8 @@ impl Client {
     /// # Errors
     /// If the endpoint is no address, nobody answers there, or the caller's name can't be sent.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
-        let unusable = |reason: &str| CallError::Endpoint {
-            endpoint: target.endpoint.clone(),
-            reason: reason.to_owned(),
-        };
+        let unusable =
+            |reason: &str| CallError::Endpoint { endpoint: target.endpoint.clone(), reason: reason.to_owned() };
         let endpoint = match target.endpoint.split_once("://") {
             Some(("http", _)) => Endpoint::from_shared(target.endpoint.clone()),
             Some(("https", _)) => return Err(unusable("this version speaks no TLS: use http://")),

@@ -51,8 +51,7 @@ impl Layers {
     /// # Errors
     /// If it can't be read, isn't TOML, or has a key that isn't known.
     pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         self.add_text(path, &text)
     }
 
@@ -120,11 +119,7 @@ impl Layers {
         match keys::find(path) {
             Some(key) => self.add(key, text, origin),
             None if keys::is_later(path) => Err(ConfigError::LaterKey { origin, key: path.to_owned() }),
-            None => Err(ConfigError::UnknownKey {
-                origin,
-                key: path.to_owned(),
-                nearest: keys::nearest_path(path),
-            }),
+            None => Err(ConfigError::UnknownKey { origin, key: path.to_owned(), nearest: keys::nearest_path(path) }),
         }
     }
 
@@ -224,10 +219,7 @@ mod tests {
     #[test]
     fn a_typo_is_told_with_file_line_and_nearest_key() {
         let error = from_text("services = [\"all\"]\n\n[limits]\ncahce = \"1 GiB\"\n").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "config.toml:4: unknown key `limits.cahce`; did you mean `limits.cache`?"
-        );
+        assert_eq!(error.to_string(), "config.toml:4: unknown key `limits.cahce`; did you mean `limits.cache`?");
     }
 
     #[test]

@@ -205,7 +205,8 @@ mod tests {
     fn calls_are_counted_by_method_and_code_and_strangers_under_one_name() {
         let metrics = Metrics::new();
         let methods = metrics.methods(vec!["/p.Users/Get".to_owned()]);
-        for (path, code) in [("/p.Users/Get", Code::Ok), ("/evil/1", Code::Unimplemented), ("/evil/2", Code::Unimplemented)]
+        for (path, code) in
+            [("/p.Users/Get", Code::Ok), ("/evil/1", Code::Unimplemented), ("/evil/2", Code::Unimplemented)]
         {
             methods.of(path).begin();
             methods.of(path).end(code, Duration::from_millis(1));

@@ -23,7 +23,7 @@ mod mount;
 mod plain;
 pub mod stop;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use flotilla_replica::{Options, Replica};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};

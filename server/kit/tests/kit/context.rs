@@ -34,18 +34,6 @@ async fn the_first_answer_is_known_before_anything_is_refused() {
 }
 
 #[tokio::test]
-async fn an_intent_without_an_id_counts_every_time() {
-    let cell = Cell::open().await;
-    let context = cell.service(1);
-    for revision in 1..=2 {
-        let put = context.transaction().put("t", "k", "v");
-        let committed = context.commit(&call(&[]), &intent(""), put, b"kept by nobody").await.expect("a commit");
-        assert_eq!((committed.revision, committed.replayed), (revision, false));
-    }
-    assert_eq!(context.first_answer(&call(&[]), &intent("")).await.expect("an answer"), None);
-}
-
-#[tokio::test]
 async fn a_condition_that_does_not_hold_is_told_by_its_place() {
     let cell = Cell::open().await;
     let context = cell.service(1);

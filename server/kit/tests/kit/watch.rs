@@ -26,7 +26,9 @@ async fn watch(context: &Context, from: Option<Cursor>, table: Option<&'static s
 }
 
 async fn next(events: &mut Events) -> Item<Event> {
-    events.next().await.expect("the stream goes on").expect("an item")
+    // Longer than the longest silence of a stream.
+    let next = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+    next.expect("an item in time").expect("the stream goes on").expect("an item")
 }
 
 async fn heartbeat(events: &mut Events) -> Cursor {
@@ -46,7 +48,7 @@ async fn event(events: &mut Events) -> Event {
 /// One transaction that writes rows of tables `a` and `b`.
 async fn write(context: &Context, keys: &[(&str, &str)]) {
     let puts = keys.iter().fold(context.transaction(), |puts, (table, key)| puts.put(table, (*key).to_owned(), ""));
-    context.commit(&call(&[]), &intent(""), puts, b"").await.expect("a commit");
+    context.commit(&call(&[]), &intent(&ulid::Ulid::new().to_string()), puts, b"").await.expect("a commit");
 }
 
 #[tokio::test]

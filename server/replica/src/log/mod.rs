@@ -18,9 +18,9 @@
 
 mod recover;
 mod storage;
-mod writer;
 #[cfg(test)]
 mod suite;
+mod writer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -94,12 +94,12 @@ struct SegmentState {
 impl Log {
     /// The last entry's position.
     pub(crate) fn last(&self) -> Option<LogId> {
-        self.state().last.clone()
+        self.state().last
     }
 
     /// Entries up to this one are gone.
     pub(crate) fn purged(&self) -> Option<LogId> {
-        self.state().purged.clone()
+        self.state().purged
     }
 
     /// Why nothing can be written any more, if so.
@@ -168,7 +168,7 @@ impl Log {
 impl State {
     /// Takes an entry in that is not on disk yet.
     fn push(&mut self, entry: Entry) {
-        self.last = Some(entry.log_id.clone());
+        self.last = Some(entry.log_id);
         self.cache_bytes += entry_bytes(&entry);
         self.cache.push_back(entry);
     }
@@ -180,7 +180,9 @@ impl State {
             self.first_index = index;
         }
         // An entry that was cut off while it waited is written, but is void.
-        if index == self.first_index + self.positions.len() as u64 && self.last.as_ref().is_some_and(|last| index <= last.index) {
+        if index == self.first_index + self.positions.len() as u64
+            && self.last.as_ref().is_some_and(|last| index <= last.index)
+        {
             self.positions.push_back(position);
         }
         if let Some(segment) = self.segments.get_mut(&position.segment) {
@@ -225,7 +227,7 @@ impl State {
             self.first_index = upto.index + 1;
         }
         if self.last.as_ref().is_none_or(|last| last.index < upto.index) {
-            self.last = Some(upto.clone());
+            self.last = Some(upto);
         }
         self.purged = Some(upto);
     }

@@ -82,7 +82,12 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Recovere
     }
     let tail = Tail { segment: tail, next_group: scan.next_group.unwrap_or(1), next_segment: last_id.unwrap_or(0) + 1 };
     let bytes: u64 = scan.state.positions.iter().map(|position| u64::from(position.length)).sum();
-    let log = Log { directory: directory.to_path_buf(), state: scan.state.into(), appended_bytes: bytes.into(), last_sync: 0.into() };
+    let log = Log {
+        directory: directory.to_path_buf(),
+        state: scan.state.into(),
+        appended_bytes: bytes.into(),
+        last_sync: 0.into(),
+    };
     Ok(Recovered { log: Arc::new(log), tail, cut })
 }
 
@@ -109,7 +114,8 @@ impl Scan {
                 // What is missing was there before, not here.
                 return Err(match self.former_end.take().filter(|_| offset == SEGMENT_HEADER) {
                     Some((former, end)) => {
-                        let what = format!("group {expected} should be here, and the next segment goes on with {number}");
+                        let what =
+                            format!("group {expected} should be here, and the next segment goes on with {number}");
                         damaged(&former, end, what)
                     }
                     None => damaged(path, offset, format!("group {number} is here, and group {expected} should be")),
@@ -181,9 +187,9 @@ impl Scan {
 
     fn log_id_of(&self, index: u64) -> Option<crate::raft::LogId> {
         let cached = self.state.cache.iter().rev().find(|entry| entry.index() == index);
-        let purged = || self.state.purged.clone().filter(|purged| purged.index == index);
+        let purged = || self.state.purged.filter(|purged| purged.index == index);
         match cached {
-            Some(entry) => Some(entry.log_id.clone()),
+            Some(entry) => Some(entry.log_id),
             None => purged().or_else(|| {
                 let position = index.checked_sub(self.state.first_index)? as usize;
                 let position = *self.state.positions.get(position)?;
@@ -199,7 +205,8 @@ impl Scan {
         let expected = self.state.purged.next_index();
         let first = self.state.first_index;
         if !self.state.positions.is_empty() && first != expected {
-            let what = format!("entries {expected} to {} are missing in {}", first.saturating_sub(1), directory.display());
+            let what =
+                format!("entries {expected} to {} are missing in {}", first.saturating_sub(1), directory.display());
             return Err(OpenError::Incomplete { what });
         }
         Ok(())

@@ -85,7 +85,7 @@ impl RaftLogReader<TypeConfig> for LogStorage {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.log.state().vote.clone())
+        Ok(self.log.state().vote)
     }
 }
 
@@ -94,7 +94,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let state = self.log.state();
-        Ok(LogState { last_purged_log_id: state.purged.clone(), last_log_id: state.last.clone() })
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
     }
 
     async fn get_log_reader(&mut self) -> Self {

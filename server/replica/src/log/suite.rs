@@ -135,7 +135,8 @@ async fn a_vote_survives_a_kill_between_the_header_of_a_segment_and_its_first_gr
     }
     drop(log);
     // The newest segment is as it is when only its header was written.
-    let files = std::fs::read_dir(directory.path().join("log")).expect("a log").map(|file| file.expect("a file").path());
+    let files =
+        std::fs::read_dir(directory.path().join("log")).expect("a log").map(|file| file.expect("a file").path());
     let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
     segments.sort();
     let newest = segments.pop().expect("a segment");
@@ -160,7 +161,8 @@ fn small(directory: &Path) -> Options {
 fn open_log(directory: &Path) -> LogStorage {
     let options = small(directory);
     let recovered = recover(&options.disk, &directory.join("log")).expect("a log");
-    let (log, writer) = LogStorage::new(recovered.log, options.disk.clone(), Default::default(), recovered.tail, &options);
+    let (log, writer) =
+        LogStorage::new(recovered.log, options.disk.clone(), Default::default(), recovered.tail, &options);
     tokio::spawn(writer.run());
     log
 }

@@ -19,8 +19,8 @@ use std::{
 
 use flotilla_proto::storage::v1::{LogRecord, log_record::Kind};
 use openraft::storage::IOFlushed;
-use prost::encoding::encode_varint;
 use prost::Message;
+use prost::encoding::encode_varint;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Log, Position, SegmentState};
@@ -175,7 +175,7 @@ impl Writer {
             Effect::Vote(vote) => self.log.state().vote = Some(vote),
             Effect::Truncate { from, last } => self.log.state().truncate_from(from, last),
             Effect::Purge(upto) => {
-                self.log.state().purge(upto.clone());
+                self.log.state().purge(upto);
                 self.release_segments(&upto);
             }
         }
@@ -257,7 +257,7 @@ impl Writer {
     fn repeat_vote_and_purge(&mut self) -> io::Result<()> {
         let (vote, purged) = {
             let state = self.log.state();
-            (state.vote.clone(), state.purged.clone())
+            (state.vote, state.purged)
         };
         let vote = vote.map(|vote| Kind::Vote(vote_to_storage(&vote)));
         let purged = purged.map(|purged| Kind::Purged(log_id_to_storage(&purged)));

@@ -215,7 +215,8 @@ impl FileState {
             match change {
                 _ if !random.random_bool(keep) => {}
                 FileChange::Write { offset, bytes: written } if torn => {
-                    let sectors = random.random_bool(0.5).then(|| random.random_range(0..=written.len() as u64 / SECTOR));
+                    let sectors =
+                        random.random_bool(0.5).then(|| random.random_range(0..=written.len() as u64 / SECTOR));
                     for (number, (offset, sector)) in sectors_of(offset, &written).enumerate() {
                         // Either the first ones are there, or any.
                         let kept = sectors.map_or_else(|| random.random(), |sectors| (number as u64) < sectors);
@@ -380,7 +381,8 @@ fn sectors_of(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let first = (SECTOR - offset % SECTOR).min(bytes.len() as u64);
     let (head, rest) = bytes.split_at(first as usize);
     let rest = rest.chunks(SECTOR as usize).enumerate();
-    std::iter::once((offset, head)).chain(rest.map(move |(number, sector)| (offset + first + number as u64 * SECTOR, sector)))
+    std::iter::once((offset, head))
+        .chain(rest.map(move |(number, sector)| (offset + first + number as u64 * SECTOR, sector)))
 }
 
 fn split(path: &Path) -> (&Path, String) {

@@ -8,9 +8,8 @@ use std::{collections::BTreeMap, time::SystemTime};
 use flotilla_kit::{Call, Error};
 use flotilla_proto::cluster::v1::{
     AddServerRequest, BackupRequest, BackupResponse, CheckRequest, CheckResponse, GetServersRequest,
-    GetServersResponse, RemoveServerRequest, Role, Server, ServerCheck, SpaceCheck, State,
-    TransferLeadershipRequest, TransferLeadershipResponse, WatchServersRequest, WatchServersResponse,
-    cluster_service_server::ClusterService,
+    GetServersResponse, RemoveServerRequest, Role, Server, ServerCheck, SpaceCheck, State, TransferLeadershipRequest,
+    TransferLeadershipResponse, WatchServersRequest, WatchServersResponse, cluster_service_server::ClusterService,
 };
 use flotilla_replica::{CheckError, CheckReport, Replica};
 use futures::stream::BoxStream;
