@@ -2,7 +2,7 @@
 //!
 //! The log is the truth and must be whole. Rows and change records are derived:
 //! where they are missing, damaged, or don't fit each other, they are set aside
-//! (renamed, never deleted) and made again from the snapshot and the log.
+//! (renamed; the one set aside before goes) and made again from the snapshot and the log.
 
 use std::{
     collections::HashMap,
@@ -242,11 +242,23 @@ fn rebuild(
     Ok((store, window))
 }
 
+/// What a store that can't be used is renamed to, before a ULID.
+const ASIDE: &str = "store.aside-";
+
+/// Renames the store. One that was set aside earlier goes: it could be made
+/// again then, and a disk must not fill with one for every power cut.
 fn set_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     if !path.exists() {
         return Ok(None);
     }
-    let aside = path.with_file_name(format!("store.aside-{}", ulid::Ulid::new()));
+    let data_dir = path.parent().unwrap_or(path);
+    let entries = fs::read_dir(data_dir).map_err(OpenError::io("list", data_dir))?;
+    for earlier in entries.filter_map(Result::ok) {
+        if earlier.file_name().to_string_lossy().starts_with(ASIDE) {
+            fs::remove_dir_all(earlier.path()).map_err(OpenError::io("remove", earlier.path()))?;
+        }
+    }
+    let aside = path.with_file_name(format!("{ASIDE}{}", ulid::Ulid::new()));
     fs::rename(path, &aside).map_err(OpenError::io("set aside", path))?;
     Ok(Some(aside))
 }

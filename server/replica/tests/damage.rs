@@ -127,6 +127,22 @@ async fn a_store_of_garbage_is_set_aside_and_made_again() {
 }
 
 #[tokio::test]
+async fn of_the_stores_that_were_set_aside_only_the_last_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fill(directory.path(), 0..300).await;
+    for _ in 0..3 {
+        for file in files(&directory.path().join("store")).keys() {
+            fs::write(file, vec![0xA5; 70_000]).expect("written");
+        }
+        let replica = Replica::open(small(directory.path())).await.expect("a replica");
+        assert_holds(&replica, 0..300).await;
+        stop(replica).await;
+    }
+    let aside = names(directory.path()).into_iter().filter(|name| name.starts_with("store.aside-"));
+    assert_eq!(aside.count(), 1);
+}
+
+#[tokio::test]
 async fn a_store_with_flipped_bytes_is_noticed_after_a_crash_and_made_again() {
     let directory = tempfile::tempdir().expect("a directory");
     fill(directory.path(), 0..300).await;
