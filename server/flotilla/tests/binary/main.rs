@@ -1,0 +1,15 @@
+//! The binary as people and programs meet it: real processes, real ports, real signals.
+//!
+//! Servers listen on port 0 and tell in their log which one they got. Nothing sleeps: what must
+//! happen is waited for, with a deadline.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod calls;
+mod harness;
+mod import;
+mod start;
+mod stop;
+mod tour;
+mod watch;
+mod web;
