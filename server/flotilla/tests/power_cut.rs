@@ -95,13 +95,15 @@ mod on_linux {
         let mut bench = Bench::new();
         let mut crew = Crew::new(0, WRITERS, 400);
         let mut image = Image::default();
-        // The first time everything reaches the disk, so that there is a store to trust.
-        for keep in [Keep::Sectors(1.0), Keep::Nothing] {
+        // The first time everything reaches the disk, so that there is a store to trust; then only what was synced.
+        for stop in 0..4 {
+            let keep = if stop == 0 { Keep::Sectors(1.0) } else { Keep::Nothing };
             let (setup, journal) = bench.setup(&image, true);
             let mut server = setup.start().await;
             let mut round = crew.resume(&server).await;
+            crew.fill(&mut round, FILLING).await;
             crew.work(&mut round);
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             crew.stop(&mut server, round).await;
             let journal = Journal::read(&journal);
             image = Disk::new(&image, &journal, Names::ByDirectory).cut(journal.len(), keep, &mut random);

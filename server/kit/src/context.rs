@@ -133,6 +133,10 @@ impl Context {
         response
     }
 
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.inner.replica
+    }
+
     /// The service's space.
     pub fn space(&self) -> Space {
         self.inner.space

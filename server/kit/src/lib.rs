@@ -3,6 +3,7 @@
 //! # Layout
 //!
 //! * [`service`]: what a service provides, so that the binary can mount it.
+//! * [`cursor`]: where a background task stands, moved with its effect.
 //! * [`context`]: what a service is given: reads, commits, the feed.
 //! * [`view`]: rows to read, one at a time or a page.
 //! * [`call`]: who calls, until when, and how current an answer must be.
@@ -19,6 +20,7 @@
 
 pub mod call;
 pub mod context;
+pub mod cursor;
 pub mod error;
 pub mod etag;
 pub mod fields;
@@ -34,6 +36,7 @@ pub mod watch;
 
 pub use call::Call;
 pub use context::Context;
+pub use cursor::TaskCursor;
 pub use error::{Error, Refusal};
 pub use fields::Violations;
 pub use flotilla_replica::{Change, Committed, Consistency};

@@ -33,6 +33,8 @@ use crate::{
 const ENTRY_OPERATIONS: usize = 128;
 /// Bytes of one entry, unless one transaction alone has more.
 const ENTRY_BYTES: usize = 1024 * 1024;
+/// Bytes that may wait, unless one transaction alone has more.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// Entries that may be sent and not answered.
 const MAX_UNDER_WAY: usize = 16;
 /// A flush that takes this long is worth a moment's wait for more company.
@@ -75,6 +77,8 @@ struct Queue {
     unflushed: usize,
     /// While writers are given a moment to come back: how many are expected.
     gathering: Option<usize>,
+    /// Counts such moments, so that the end of one doesn't end a later one.
+    gatherings: u64,
 }
 
 struct Waiting {
@@ -92,6 +96,8 @@ struct UnderWay {
     batcher: Arc<Batcher>,
     answers: Vec<Answer>,
     committed: bool,
+    /// The moment that its writers are given to come back.
+    gathering: Option<u64>,
     answered: bool,
 }
 
@@ -117,7 +123,8 @@ impl Batcher {
         let operations = transaction.operations.len().max(1);
         {
             let mut queue = self.queue();
-            if queue.waiting.len() >= self.max_waiting {
+            let too_large = !queue.waiting.is_empty() && queue.bytes + encoded.len() > MAX_WAITING_BYTES;
+            if queue.waiting.len() >= self.max_waiting || too_large {
                 return Err(ProposeError::Overloaded { waiting: queue.waiting.len() });
             }
             queue.operations += operations;
@@ -132,7 +139,8 @@ impl Batcher {
     /// Sends entries for as long as there is something to send and room for it.
     fn pump(self: &Arc<Self>) {
         while let Some((command, answers)) = self.next_entry() {
-            let under_way = UnderWay { batcher: self.clone(), answers, committed: false, answered: false };
+            let under_way =
+                UnderWay { batcher: self.clone(), answers, committed: false, gathering: None, answered: false };
             let reply = Reply(Box::new(under_way));
             let raft = self.raft.clone();
             // An error means that Raft has stopped, and has dropped the reply.
@@ -209,6 +217,13 @@ impl Batcher {
         }
     }
 
+    fn end_gathering(&self, gathering: u64) {
+        let mut queue = self.queue();
+        if queue.gatherings == gathering {
+            queue.gathering = None;
+        }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,24 +234,16 @@ type WriteResult = ClientWriteResult<TypeConfig>;
 impl Waiter<WriteResult> for UnderWay {
     fn committed(&mut self) {
         self.note_committed();
-        let (batcher, writers) = (&self.batcher, self.answers.len());
-        let gather = {
+        let (batcher, writers) = (self.batcher.clone(), self.answers.len());
+        {
             let mut queue = batcher.queue();
-            let gather = writers > 1 && queue.unflushed == 0 && batcher.log.last_sync() >= SLOW_FLUSH;
-            queue.gathering = gather.then_some(writers + queue.waiting.len());
-            gather
-        };
-        match gather {
-            true => {
-                let batcher = batcher.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(GATHER).await;
-                    batcher.queue().gathering = None;
-                    batcher.pump();
-                });
+            if writers > 1 && queue.unflushed == 0 && batcher.log.last_sync() >= SLOW_FLUSH {
+                queue.gathering = Some(writers + queue.waiting.len());
+                queue.gatherings += 1;
+                self.gathering = Some(queue.gatherings);
             }
-            false => batcher.pump(),
         }
+        batcher.pump();
     }
 
     fn complete(mut self: Box<Self>, result: WriteResult) {
@@ -257,6 +264,14 @@ impl Waiter<WriteResult> for UnderWay {
                 }
             }
         }
+        if let Some(gathering) = self.gathering {
+            let batcher = self.batcher.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                batcher.end_gathering(gathering);
+                batcher.pump();
+            });
+        }
         self.batcher.pump();
     }
 }
@@ -275,6 +290,7 @@ impl Drop for UnderWay {
             return;
         }
         self.note_committed();
+        self.batcher.metrics.waiting.set(0);
         let waiting = {
             let mut queue = self.batcher.queue();
             queue.under_way -= 1;

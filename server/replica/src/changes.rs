@@ -2,7 +2,8 @@
 //!
 //! Derived from the log like the rows, and written just before them, so they
 //! are not synced on their own: what a crash takes is written again when the
-//! log is replayed. They are synced before the log behind them is purged.
+//! log is replayed. They are synced before the log behind them is purged, and
+//! their files are removed then, too: with each snapshot.
 //!
 //! # Format
 //!
@@ -257,11 +258,18 @@ impl Changes {
         self.disk.sync_dir(&self.directory)
     }
 
-    /// Forgets the records below a revision.
-    pub(crate) fn trim(&self, floor: u64) -> io::Result<()> {
+    /// Hides the records below a revision from readers.
+    pub(crate) fn trim(&self, floor: u64) {
         let mut state = self.state();
         state.floor = state.floor.max(floor.min(state.next));
-        while state.segments.get(1).is_some_and(|second| second.first <= state.floor) {
+    }
+
+    /// Removes the files whose records are all below a floor. It must be the
+    /// floor of a store that is flushed: one that comes back older after a
+    /// crash replays the log, and needs the requests that these records tell.
+    pub(crate) fn remove_below(&self, floor: u64) -> io::Result<()> {
+        let mut state = self.state();
+        while state.segments.get(1).is_some_and(|second| second.first <= floor) {
             let Some(segment) = state.segments.pop_front() else { break };
             self.disk.remove(&self.directory.join(segment::file_name(segment.header.id)))?;
         }
@@ -273,9 +281,11 @@ impl Changes {
     /// there are four times as many bytes as wanted.
     pub(crate) fn wanted_floor(&self, max_bytes: u64, oldest: u64, keep_from: u64) -> Option<u64> {
         let state = self.state();
-        let mut bytes: u64 = state.segments.iter().map(|segment| segment.end).sum();
+        let hidden = state.segments.iter().skip(1).take_while(|segment| segment.first <= state.floor).count();
+        let segments = || state.segments.iter().skip(hidden);
+        let mut bytes: u64 = segments().map(|segment| segment.end).sum();
         let mut floor = state.floor;
-        for (segment, next) in state.segments.iter().zip(state.segments.iter().skip(1)) {
+        for (segment, next) in segments().zip(segments().skip(1)) {
             let too_much = bytes > max_bytes || segment.last_time < oldest;
             let needed = next.first > keep_from && bytes <= max_bytes.saturating_mul(4);
             if !too_much || needed {

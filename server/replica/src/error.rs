@@ -195,6 +195,10 @@ pub enum OpenError {
         /// Its reason.
         reason: String,
     },
+    /// The server stopped with something still under way, or with rows that are
+    /// not what the log led to. Nothing is lost: the next start checks.
+    #[error("the server did not stop cleanly; the next start checks every row")]
+    NotClean,
     /// The store did not catch up with the log in time.
     #[error("the store did not catch up with the log within {waited:?}")]
     NotCaughtUp {

@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -19,7 +22,7 @@ use openraft::{
     storage::{EntryResponder, RaftStateMachine},
 };
 use prost::Message;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     CheckReport, Committed, Metrics, SpaceCheck,
@@ -46,8 +49,17 @@ pub(crate) struct Derived {
     pub(crate) published: watch::Sender<Published>,
     /// Checks that this server asked for and waits for, by id.
     pub(crate) checks: Mutex<Checks>,
+    /// One for the snapshot, one for a check: each reads all rows.
+    pub(crate) scans: Arc<Semaphore>,
+    /// This server is stopping: scans end at their next rows.
+    pub(crate) stopping: AtomicBool,
+    /// The rows are not what the log led to: the next start must look.
+    pub(crate) diverged: AtomicBool,
     pub(crate) metrics: Metrics,
 }
+
+/// Scans of all rows that may go on at once.
+pub(crate) const SCANS: usize = 2;
 
 /// Who waits for which check.
 pub(crate) type Checks = HashMap<String, oneshot::Sender<Result<CheckReport, StoreError>>>;
@@ -55,6 +67,10 @@ pub(crate) type Checks = HashMap<String, oneshot::Sender<Result<CheckReport, Sto
 impl Derived {
     pub(crate) fn window(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn checks(&self) -> MutexGuard<'_, Checks> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All rows, and the requests remembered, of one moment.
@@ -110,7 +126,7 @@ impl Machine {
                 applied.floor = applied.floor.max(trim.floor);
                 let floor = applied.floor;
                 self.write(Draft::new(&self.derived.store), applied, Vec::new())?;
-                self.derived.changes.trim(floor)?;
+                self.derived.changes.trim(floor);
                 self.derived.window().forget_below(floor);
                 Ok(Vec::new())
             }
@@ -190,19 +206,29 @@ impl Machine {
     }
 
     fn begin_check(&self, id: String, log_index: u64) -> io::Result<()> {
+        // Nobody waits for one that is replayed. (Servers of a larger cell will
+        // compare theirs.)
+        let Some(waiting) = self.derived.checks().remove(&id) else { return Ok(()) };
+        let Ok(scan) = self.derived.scans.clone().try_acquire_owned() else {
+            let _ = waiting.send(Err(StoreError::Busy));
+            return Ok(());
+        };
         let mut point = self.derived.store.point_in_time().map_err(io::Error::other)?;
         let derived = self.derived.clone();
         let hash = move || {
-            let report = check_point(&mut point, log_index);
-            let waiting = derived.checks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let report = check_point(&mut point, log_index, &derived.stopping);
+            drop(point);
             match &report {
-                Ok(report) => report.log_divergence(),
+                Ok(report) if !report.holds() => {
+                    derived.diverged.store(true, Ordering::Release);
+                    report.log_divergence();
+                }
+                Ok(_) => {}
                 Err(error) => tracing::warn!(log_index, %error, "a check of the rows could not be finished"),
             }
-            if let Some(waiting) = waiting {
-                // Who asked may have gone; the log has the result.
-                let _ = waiting.send(report);
-            }
+            // Who asked may have gone; the log has the result.
+            let _ = waiting.send(report);
+            drop(scan);
         };
         tokio::task::spawn_blocking(hash);
         Ok(())
@@ -210,8 +236,12 @@ impl Machine {
 }
 
 /// Reads all rows and compares their hashes with the ones of the time.
-fn check_point(point: &mut PointInTime, log_index: u64) -> Result<CheckReport, StoreError> {
-    while !point.next_rows(1024)?.is_empty() {}
+fn check_point(point: &mut PointInTime, log_index: u64, stopping: &AtomicBool) -> Result<CheckReport, StoreError> {
+    while !point.next_rows(1024)?.is_empty() {
+        if stopping.load(Ordering::Acquire) {
+            return Err(StoreError::Stopping);
+        }
+    }
     let expected = flotilla_store::hash::Hashes::from_storage(&point.applied().hashes).unwrap_or_default();
     let mut spaces: Vec<u32> = expected.spaces().chain(point.hashes().spaces()).map(|(space, _)| space).collect();
     spaces.sort_unstable();

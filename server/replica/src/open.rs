@@ -8,12 +8,13 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
+use flotilla_proto::storage::v1::Applied;
 use flotilla_store::{Store, StoreError};
 use openraft::LogIdOptionExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     Metrics, OpenError, Options,
@@ -21,7 +22,7 @@ use crate::{
     feed::Published,
     identity::{DirectoryLock, Identity},
     log::{self, Log, LogStorage, Writer},
-    machine::{Derived, recover_window},
+    machine::{Derived, SCANS, recover_window},
     raft::log_id_from_storage,
     snapshot::{SnapshotError, Snapshots},
     window::Window,
@@ -111,7 +112,7 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
             recover_window(&changes, &applied).map_err(OpenError::io("read", &changes_dir))?
         }
     };
-    changes.trim(applied.floor).map_err(OpenError::io("trim", &changes_dir))?;
+    changes.trim(applied.floor);
 
     let derived = Derived {
         store,
@@ -119,6 +120,9 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         window: Mutex::new(window),
         published: watch::Sender::new(Published { revision: applied.revision, closed: false }),
         checks: Mutex::new(HashMap::new()),
+        scans: Arc::new(Semaphore::new(SCANS)),
+        stopping: AtomicBool::new(false),
+        diverged: AtomicBool::new(false),
         metrics,
     };
     let (derived, snapshots) = (Arc::new(derived), Arc::new(snapshots));
@@ -237,6 +241,7 @@ fn rebuild(
         SnapshotError::Io(error) => OpenError::io("rebuild", &path)(error),
         SnapshotError::Diverged(what) => OpenError::Damaged { file: path.clone(), offset: 0, what },
     })?;
+    store.flush()?;
     let rows = store.hashes().rows();
     tracing::info!(rows, revision = from.revision, elapsed = ?started.elapsed(), "the store is at the snapshot");
     Ok((store, window))

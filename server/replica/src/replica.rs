@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use crate::{
     disk::{self, Disk, SystemDisk},
     identity::{DirectoryLock, Identity},
     log::Log,
-    machine::{Checks, Derived, Machine},
+    machine::{Checks, Derived, Machine, SCANS},
     network::NoPeers,
     open,
     raft::{Raft, Server, ServerId, TypeConfig},
@@ -193,7 +193,7 @@ impl Options {
             snapshot_log_bytes: 64 * 1024 * 1024,
             log_segment_bytes: 8 * 1024 * 1024,
             changes_segment_bytes: 4 * 1024 * 1024,
-            max_waiting: 8192,
+            max_waiting: 4096,
             catch_up_timeout: Duration::from_secs(600),
             disk: Arc::new(SystemDisk),
             clock: Arc::new(SystemClock),
@@ -376,11 +376,15 @@ impl Replica {
         let closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(closing) = closing else { return Ok(()) };
         self.inner.upkeep.stop();
+        self.inner.derived.stopping.store(true, Ordering::Release);
         self.inner.derived.published.send_modify(|published| published.closed = true);
         // An error here is that Raft had stopped before.
         let _ = self.inner.raft.shutdown().await;
         // The machine is dropped when nothing is applied any more.
         let still_applying = tokio::time::timeout(STOP_TIMEOUT, closing.machine_gone).await.is_err();
+        // Scans end at their next rows; after this none touches the directory.
+        let scans = self.inner.derived.scans.acquire_many(SCANS as u32);
+        let still_applying = tokio::time::timeout(STOP_TIMEOUT, scans).await.is_err() || still_applying;
         let derived = self.inner.derived.clone();
         let flush = move || -> Result<u64, OpenError> {
             derived.changes.sync().map_err(OpenError::io("sync", "changes"))?;
@@ -393,9 +397,9 @@ impl Replica {
                 .map_err(|_| OpenError::NotCaughtUp { waited: STOP_TIMEOUT })??,
             false => flush()?,
         };
-        if still_applying {
+        if still_applying || self.inner.derived.diverged.load(Ordering::Acquire) {
             // Not a clean stop: the next start checks every row.
-            return Err(OpenError::NotCaughtUp { waited: STOP_TIMEOUT });
+            return Err(OpenError::NotClean);
         }
         let marker = self.inner.options.data_dir.join(open::CLEAN);
         let text = format!("{revision}\n");
@@ -443,7 +447,7 @@ impl Replica {
     }
 
     fn checks(&self) -> MutexGuard<'_, Checks> {
-        self.inner.derived.checks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.derived.checks()
     }
 
     /// Waits until everything that the log held at the start is applied.

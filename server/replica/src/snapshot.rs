@@ -14,7 +14,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -118,13 +121,18 @@ impl Snapshots {
     }
 
     /// Writes and publishes a snapshot; the former one goes.
-    pub(crate) fn write(&self, mut point: PointInTime, window: &Window) -> Result<Applied, SnapshotError> {
+    pub(crate) fn write(
+        &self,
+        mut point: PointInTime,
+        window: &Window,
+        stopping: &AtomicBool,
+    ) -> Result<Applied, SnapshotError> {
         let applied = point.applied().clone();
         let index = applied.log_id.as_ref().map_or(0, |log_id| log_id.index);
         let name = format!("{index:016x}-{revision:016x}", revision = applied.revision);
         let partial = self.directory.join(format!("{name}.partial"));
         let path = self.directory.join(format!("{name}.snapshot"));
-        let written = self.write_records(&partial, &mut point, window);
+        let written = self.write_records(&partial, &mut point, window, stopping);
         drop(point);
         if let Err(error) = written {
             // Nothing depends on it; the next start removes what stays.
@@ -175,7 +183,13 @@ impl Snapshots {
         Ok(window)
     }
 
-    fn write_records(&self, path: &Path, point: &mut PointInTime, window: &Window) -> Result<(), SnapshotError> {
+    fn write_records(
+        &self,
+        path: &Path,
+        point: &mut PointInTime,
+        window: &Window,
+        stopping: &AtomicBool,
+    ) -> Result<(), SnapshotError> {
         let mut output = Output { file: self.disk.create(path)?, buffer: MAGIC.to_vec(), offset: 0 };
         output.record(Kind::Header(SnapshotHeader {
             format: FORMAT,
@@ -188,6 +202,9 @@ impl Snapshots {
             let encoded = point.next_rows(ROWS)?;
             if encoded.is_empty() {
                 break;
+            }
+            if stopping.load(Ordering::Acquire) {
+                return Err(StoreError::Stopping.into());
             }
             total += encoded.len() as u64;
             let mut rows = Vec::with_capacity(encoded.len());

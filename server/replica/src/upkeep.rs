@@ -33,6 +33,9 @@ const DISK_INTERVAL: Duration = Duration::from_millis(500);
 const BOUNDS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a snapshot is tried anew when rows changed too fast.
 const SNAPSHOT_TRIES: u32 = 3;
+/// How long after a failed snapshot the next is tried, at first and at last.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
+const SNAPSHOT_MAX_PAUSE: Duration = Duration::from_secs(600);
 /// How long openraft may take to note a published snapshot.
 const SNAPSHOT_NOTED: Duration = Duration::from_secs(30);
 
@@ -188,13 +191,18 @@ impl Bounds {
         let mut ticks = interval(BOUNDS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut covered = 0;
+        let (mut not_before, mut pause) = (Instant::now(), SNAPSHOT_PAUSE);
         loop {
             ticks.tick().await;
             let appended = self.log.appended_bytes();
             // A large store is not written anew for every bit of log.
             let due = self.snapshot_log_bytes.max(self.snapshots.bytes());
-            if appended - covered >= due && self.snapshot().await {
-                covered = appended;
+            if appended - covered >= due && Instant::now() >= not_before {
+                match self.snapshot().await {
+                    true => (covered, pause) = (appended, SNAPSHOT_PAUSE),
+                    // It reads every row: what fails is not tried in a hurry.
+                    false => (not_before, pause) = (Instant::now() + pause, (pause * 2).min(SNAPSHOT_MAX_PAUSE)),
+                }
             }
             if *leading.borrow() {
                 self.trim().await;
@@ -218,9 +226,18 @@ impl Bounds {
     /// Makes a snapshot and lets the log behind it go. Whether it did.
     async fn snapshot(&self) -> bool {
         let started = Instant::now();
+        // A check may be reading all rows, too; the semaphore is never closed.
+        let Ok(scan) = self.derived.scans.clone().acquire_owned().await else { return false };
+        let scan = Arc::new(scan);
         for _ in 0..SNAPSHOT_TRIES {
+            // Goes along, because a blocking task outlives one that waits for it.
+            let scan = scan.clone();
             let (derived, snapshots) = (self.derived.clone(), self.snapshots.clone());
-            let write = move || write_snapshot(&derived, &snapshots);
+            let write = move || {
+                let written = write_snapshot(&derived, &snapshots);
+                drop(scan);
+                written
+            };
             let written = match self.blocking {
                 true => tokio::task::spawn_blocking(write).await,
                 false => Ok(write()),
@@ -231,7 +248,11 @@ impl Bounds {
                     tracing::info!(bytes, "the rows changed too fast for a snapshot; trying again");
                     continue;
                 }
+                Ok(Err(SnapshotError::Store(StoreError::Stopping))) => return false,
                 Ok(Err(error)) => {
+                    if matches!(error, SnapshotError::Diverged(_)) {
+                        self.derived.diverged.store(true, Ordering::Release);
+                    }
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::error!(%error, cause, "a snapshot could not be made; the log is kept");
                     return false;
@@ -259,5 +280,6 @@ fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::A
     // that is behind a snapshot.
     derived.changes.sync()?;
     derived.store.flush()?;
-    snapshots.write(point, &window)
+    derived.changes.remove_below(point.applied().floor)?;
+    snapshots.write(point, &window, &derived.stopping)
 }

@@ -52,7 +52,7 @@ impl Former {
             if former.passed.as_ref().is_some_and(|passed| key <= passed) || former.rows.contains_key(key) {
                 continue;
             }
-            former.bytes += key.len() + row.former.as_ref().map_or(0, Bytes::len);
+            former.bytes += kept_bytes(key, row.former.as_ref());
             former.rows.insert(key.clone(), row.former.clone());
             if former.bytes > MAX_FORMER_BYTES {
                 former.overflowed = true;
@@ -83,9 +83,17 @@ impl PointInTime {
     /// [`StoreError::ChangedTooMuch`] if more was written during the reading
     /// than is kept; otherwise if the store can't be read.
     pub fn next_rows(&mut self, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        if self.done {
-            return Ok(Vec::new());
+        while !self.done {
+            let rows = self.next_chunk(limit)?;
+            // All rows of a chunk may have been made after the moment.
+            if !rows.is_empty() {
+                return Ok(rows.into_iter().collect());
+            }
         }
+        Ok(Vec::new())
+    }
+
+    fn next_chunk(&mut self, limit: usize) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
         let passed = self.former.lock().passed.clone();
         let mut rows = BTreeMap::new();
         for row in self.store.encoded_rows_after(passed.as_deref()) {
@@ -107,12 +115,12 @@ impl PointInTime {
             None => BTreeMap::new(),
         };
         for (key, row) in std::mem::replace(&mut former.rows, later) {
+            former.bytes -= kept_bytes(&key, row.as_ref());
             match row {
                 Some(row) => rows.insert(key, row),
                 None => rows.remove(&key),
             };
         }
-        former.bytes = former.rows.iter().map(|(key, row)| key.len() + row.as_ref().map_or(0, Bytes::len)).sum();
         match last {
             Some(last) => former.passed = Some(last),
             None => {
@@ -128,11 +136,7 @@ impl PointInTime {
                 self.hashes.add(space, key, row);
             }
         }
-        if rows.is_empty() && !self.done {
-            // All rows of the chunk were made after the moment: read on.
-            return self.next_rows(limit);
-        }
-        Ok(rows.into_iter().collect())
+        Ok(rows)
     }
 
     /// The hashes of the rows read so far.
@@ -145,6 +149,11 @@ impl Drop for PointInTime {
     fn drop(&mut self) {
         self.store.forget_point_in_time(&self.former);
     }
+}
+
+/// What a kept row takes: its bytes, and about as much as the map needs for it.
+fn kept_bytes(key: &Bytes, row: Option<&Bytes>) -> usize {
+    128 + key.len() + row.map_or(0, Bytes::len)
 }
 
 fn next_key(key: &Bytes) -> Bytes {

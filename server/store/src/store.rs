@@ -7,12 +7,14 @@
 //! what a crash takes is replayed from the log.
 
 use std::{
+    fs::{self, File},
+    io,
     ops::Bound,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -59,6 +61,12 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
+    /// All rows are being read already.
+    #[error("the rows are being checked already; try again when that is done")]
+    Busy,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
     /// More was written while a point in time was read than is kept for it.
     #[error("more than {bytes} bytes were overwritten while the rows were read")]
     ChangedTooMuch {
@@ -77,6 +85,8 @@ pub struct Store {
     revision: AtomicU64,
     /// Rows that are not in sled yet.
     recent: Recent,
+    /// Whether anything was written since rows last went to sled.
+    unsettled: AtomicBool,
     /// Held over each write, and while a point in time is taken.
     writing: Mutex<Vec<Arc<Former>>>,
 }
@@ -102,14 +112,12 @@ impl Store {
             // The log is what is durable. sled is flushed before the log
             // behind it may go, and when the server stops.
             .flush_every_ms(None);
-        // sled meets some damaged files with a panic.
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        let database = match opened {
-            Ok(opened) => opened.map_err(|source| engine(path, "open", source))?,
-            Err(_) => return Err(StoreError::Damaged { what: format!("sled panicked on opening {}", path.display()) }),
-        };
-        let tree = database.open_tree("rows").map_err(|source| engine(path, "open its tree", source))?;
-        let stored = tree.get(APPLIED_KEY).map_err(|source| engine(path, "read what is applied", source))?;
+        let (database, tree, stored) = unpanicked(path, || {
+            let database = config.open().map_err(|source| engine(path, "open", source))?;
+            let tree = database.open_tree("rows").map_err(|source| engine(path, "open its tree", source))?;
+            let stored = tree.get(APPLIED_KEY).map_err(|source| engine(path, "read what is applied", source))?;
+            Ok((database, tree, stored))
+        })?;
         let applied = match stored {
             Some(bytes) => Applied::decode(bytes.as_ref())
                 .map_err(|error| StoreError::Damaged { what: format!("what is applied can't be decoded: {error}") })?,
@@ -124,6 +132,7 @@ impl Store {
             revision: AtomicU64::new(applied.revision),
             state: RwLock::new(State { applied, hashes }),
             recent: Recent::default(),
+            unsettled: AtomicBool::new(false),
             writing: Mutex::new(Vec::new()),
         }))
     }
@@ -241,6 +250,7 @@ impl Store {
             former.keep(&drafted);
         }
         let due = self.recent.insert(&drafted);
+        self.unsettled.store(true, Ordering::Release);
         let revision = applied.revision;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = State { applied, hashes: drafted.hashes };
         self.revision.store(revision, Ordering::Release);
@@ -258,6 +268,9 @@ impl Store {
 
     fn settle_while(&self, _writing: &MutexGuard<'_, Vec<Arc<Former>>>) -> Result<(), StoreError> {
         let applied = self.applied();
+        if !self.unsettled.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         let mut batch = sled::Batch::default();
         {
             let recent = self.recent.all();
@@ -313,7 +326,7 @@ impl Store {
     /// [`StoreError::Damaged`] with the first space that differs.
     pub fn verify(&self) -> Result<(), StoreError> {
         self.settle()?;
-        let found = self.recompute()?;
+        let found = unpanicked(&self.path, || self.recompute())?;
         let expected = self.hashes();
         match found == expected {
             true => Ok(()),
@@ -341,7 +354,10 @@ impl Store {
     /// If the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.settle()?;
-        self.database.flush().map(drop).map_err(|source| engine(&self.path, "flush", source))
+        self.database.flush().map_err(|source| engine(&self.path, "flush", source))?;
+        // sled writes its pages out, but with sync_file_range(2), which makes
+        // neither sizes nor names nor the disk's own cache durable.
+        sync_tree(&self.path).map_err(|error| engine(&self.path, "sync its files", error.into()))
     }
 
     /// Bytes on disk.
@@ -402,6 +418,28 @@ impl Store {
     fn points(&self) -> MutexGuard<'_, Vec<Arc<Former>>> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Syncs every file and directory below a directory, and itself.
+fn sync_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => sync_tree(&entry.path())?,
+            false => match File::open(entry.path()) {
+                // sled removes blobs and snapshots of its own as it goes.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => file?.sync_all()?,
+            },
+        }
+    }
+    File::open(path)?.sync_all()
+}
+
+/// sled meets some damaged files with a panic, which is an error like others.
+fn unpanicked<T>(path: &Path, action: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(AssertUnwindSafe(action))
+        .unwrap_or_else(|_| Err(StoreError::Damaged { what: format!("sled panicked on {}", path.display()) }))
 }
 
 /// Says which spaces differ, for an error that a person reads.

@@ -331,7 +331,10 @@ impl Run {
             Some(_) => "run the same command again to go on".to_owned(),
             None => format!("go on with --skip {lines}"),
         };
-        format!("{} records are written, up to line {lines}, and nothing after it; {how}", HumanCount(records))
+        format!(
+            "{} records are written, up to line {lines}, and after it nothing but perhaps the batch in work; {how}",
+            HumanCount(records)
+        )
     }
 }
 

@@ -109,8 +109,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, global } = arguments;
     match command {
-        Command::Serve(flags) => server_runtime()?.block_on(serve::run(flags)),
-        Command::Dev(dev) => server_runtime()?.block_on(dev.run()),
+        Command::Serve(flags) => serving(serve::run(flags)),
+        Command::Dev(dev) => serving(dev.run()),
         Command::CheckConfig(flags) => check_config::run(&flags),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -170,9 +170,17 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn server_runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)
+/// Runs a server, and doesn't wait long for what it leaves behind on other threads: a stop while the
+/// store is rebuilt, say.
+fn serving<T>(server: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let served = runtime.block_on(server);
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    served
 }
+
+/// How long threads that a stopped server left behind are waited for.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)

@@ -31,7 +31,7 @@ pub(super) fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let layers = ServiceBuilder::new()
-        .layer(web::cors())
+        .layer(web::CrossOriginLayer::new())
         .layer(GrpcWebLayer::new())
         .layer(CountLayer(Arc::new(methods)))
         .layer(ShedLayer::new(limits.concurrent_requests))

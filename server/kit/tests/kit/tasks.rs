@@ -1,6 +1,8 @@
 //! Background tasks.
 
-use flotilla_kit::{Placement, Task, tasks};
+use std::ops::Bound;
+
+use flotilla_kit::{Error, Placement, Space, Task, tasks};
 use tokio::sync::mpsc;
 
 use crate::cell::Cell;
@@ -42,4 +44,20 @@ async fn a_task_that_panics_is_started_again() {
     for _ in 0..3 {
         started.recv().await.expect("a start");
     }
+}
+
+#[tokio::test]
+async fn a_tasks_effect_and_its_cursor_move_together_and_once() {
+    let cell = Cell::open().await;
+    let context = cell.service(1);
+    let start = context.task_cursor("test.task").await.expect("a cursor");
+    assert_eq!(start.cursor, None);
+    let effect = || context.transaction().append("effects", "list", "done");
+    let moved = context.advance("test.task", &start, context.cursor(), effect()).await.expect("a move");
+    assert_eq!(context.task_cursor("test.task").await.expect("a cursor"), moved);
+    // The other run of the task, which began where this one did.
+    let refused = context.advance("test.task", &start, context.cursor(), effect()).await;
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    let rows = cell.replica.store().scan(Space::new(1), "effects", (Bound::Unbounded, Bound::Unbounded));
+    assert_eq!(rows.count(), 1);
 }

@@ -20,7 +20,7 @@ pub(crate) fn deadline() -> Instant {
 }
 
 pub(crate) fn options(directory: &Path) -> Options {
-    Options { min_free_bytes: 0, ..Options::new(directory) }
+    Options { min_free_bytes: 0, max_waiting: 16_384, ..Options::new(directory) }
 }
 
 pub(crate) async fn open(directory: &Path) -> Replica {
