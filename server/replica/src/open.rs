@@ -11,7 +11,6 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
-use flotilla_proto::storage::v1::Applied;
 use flotilla_store::{Store, StoreError};
 use openraft::LogIdOptionExt;
 use tokio::sync::{Semaphore, watch};
