@@ -124,6 +124,13 @@ pub struct Append {
     /// The row's value, at most 1 MiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub value: ::prost::bytes::Bytes,
+    /// If not empty: the sequence is also written, as 8 bytes, big-endian, to the
+    /// row of this table …
+    #[prost(string, tag = "4")]
+    pub index_table: ::prost::alloc::string::String,
+    /// … with this key.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub index_key: ::prost::bytes::Bytes,
 }
 /// A row as it is kept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

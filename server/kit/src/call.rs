@@ -79,6 +79,17 @@ impl Call {
         }
     }
 
+    /// From which device, for a method that acts for one.
+    ///
+    /// # Errors
+    /// [`Error::CallerMissing`] if the call doesn't say.
+    pub fn require_device(&self) -> Result<&str, Error> {
+        match self.device.is_empty() {
+            true => Err(Error::CallerMissing { key: DEVICE }),
+            false => Ok(&self.device),
+        }
+    }
+
     /// From which device; empty if the call doesn't say.
     pub fn device(&self) -> &str {
         &self.device

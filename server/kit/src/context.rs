@@ -12,7 +12,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
 };
 
-use crate::{Call, Definition, Error, Intent, Page, View, request};
+use crate::{Call, Definition, Error, Intent, Local, Page, View, request};
 
 /// Metadata of answers: the revision that the answer shows.
 pub const REVISION: &str = "flotilla-revision";
@@ -30,14 +30,20 @@ struct Inner {
     space: Space,
     server: MetadataValue<Ascii>,
     shutdown: watch::Receiver<bool>,
+    services: Local,
 }
 
 impl Context {
     /// The context of a service. `shutdown` turns true when the server begins
-    /// to stop.
-    pub fn new(replica: Replica, definition: &Definition, shutdown: watch::Receiver<bool>) -> Self {
+    /// to stop; `services` are those of the same server, this one included.
+    pub fn new(replica: Replica, definition: &Definition, shutdown: watch::Receiver<bool>, services: Local) -> Self {
         let server = MetadataValue::from(replica.status().server);
-        Self { inner: Arc::new(Inner { replica, space: definition.space, server, shutdown }) }
+        Self { inner: Arc::new(Inner { replica, space: definition.space, server, shutdown, services }) }
+    }
+
+    /// The other services of this server, as a channel for their clients.
+    pub fn services(&self) -> Local {
+        self.inner.services.clone()
     }
 
     /// The rows, as current as the call asks for.
@@ -55,6 +61,13 @@ impl Context {
     /// As [`Context::read`].
     pub async fn latest(&self, call: &Call) -> Result<View, Error> {
         self.view(call, Consistency::Linearizable).await
+    }
+
+    /// The rows as this server has them now, whoever leads: for what follows
+    /// the feed, and so knows what it has not seen yet.
+    pub fn rows(&self) -> View {
+        let store = self.inner.replica.store();
+        View::new(store.clone(), self.inner.space, store.revision())
     }
 
     async fn view(&self, call: &Call, consistency: Consistency) -> Result<View, Error> {
@@ -140,6 +153,16 @@ impl Context {
     /// The service's space.
     pub fn space(&self) -> Space {
         self.inner.space
+    }
+
+    /// The history that cursors and page tokens count in.
+    pub fn history(&self) -> &str {
+        self.inner.replica.history()
+    }
+
+    /// This server's id in its cell.
+    pub fn server_id(&self) -> u64 {
+        self.inner.replica.status().server
     }
 
     /// A reader of the feed from a cursor on, or from now on.

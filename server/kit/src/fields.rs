@@ -1,7 +1,12 @@
 //! What is wrong with the fields of a request, gathered so that a client
 //! learns all of it at once.
 
+use ulid::Ulid;
+
 use crate::Error;
+
+/// Bytes of a name.
+const MAX_NAME: usize = 256;
 
 /// One field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,35 @@ impl Violations {
         match self.0.is_empty() {
             true => Ok(()),
             false => Err(Error::InvalidFields(self.0)),
+        }
+    }
+}
+
+/// A name that people read, or the beginning of one; it may be empty.
+///
+/// # Errors
+/// If it is longer than 256 bytes, or has a control character.
+pub fn name(field: &str, name: &str) -> Result<(), FieldViolation> {
+    if name.len() > MAX_NAME {
+        let problem = format!("is {} bytes long; at most {MAX_NAME} are possible", name.len());
+        return Err(FieldViolation::new(field, problem));
+    }
+    match name.chars().any(char::is_control) {
+        true => Err(FieldViolation::new(field, "has a control character")),
+        false => Ok(()),
+    }
+}
+
+/// An id that a server has made. `what` is what it is of: "user".
+///
+/// # Errors
+/// If it is no ULID in its one canonical writing: ids are compared as text.
+pub fn id(field: &str, what: &str, id: &str) -> Result<(), FieldViolation> {
+    match Ulid::from_string(id) {
+        Ok(ulid) if ulid.to_string() == id => Ok(()),
+        _ => {
+            let problem = format!("is no id of a {what}: it is a ULID, 26 characters of 0-9 and A-Z");
+            Err(FieldViolation::new(field, problem))
         }
     }
 }

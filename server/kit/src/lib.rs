@@ -5,10 +5,11 @@
 //! * [`service`]: what a service provides, so that the binary can mount it.
 //! * [`cursor`]: where a background task stands, moved with its effect.
 //! * [`context`]: what a service is given: reads, commits, the feed.
+//! * [`local`]: calls to the other services of the same server.
 //! * [`view`]: rows to read, one at a time or a page.
 //! * [`call`]: who calls, until when, and how current an answer must be.
 //! * [`request`]: request ids, and why a retry counts once.
-//! * [`fields`], [`mask`], [`etag`], [`page`], [`time`]: the conventions that
+//! * [`document`], [`fields`], [`mask`], [`etag`], [`page`], [`time`]: the conventions that
 //!   all resources share.
 //! * [`watch`]: streams of events with heartbeats and resets.
 //! * [`tasks`]: what a service does in the background.
@@ -21,9 +22,11 @@
 pub mod call;
 pub mod context;
 pub mod cursor;
+pub mod document;
 pub mod error;
 pub mod etag;
 pub mod fields;
+pub mod local;
 pub mod mask;
 pub mod page;
 pub mod request;
@@ -41,6 +44,7 @@ pub use error::{Error, Refusal};
 pub use fields::Violations;
 pub use flotilla_replica::{Change, Committed, Consistency};
 pub use flotilla_store::{Row, RowChange, Space, TransactionBuilder};
+pub use local::Local;
 pub use page::Page;
 pub use request::Intent;
 pub use service::{Built, Definition, Placement, Task};

@@ -13,6 +13,8 @@ pub struct Definition {
     pub name: &'static str,
     /// Its gRPC service's full name, for health and reflection.
     pub grpc_name: &'static str,
+    /// The services, by their short names, that must run beside it.
+    pub needs: &'static [&'static str],
     /// Its space. Given once, never changed or reused.
     pub space: Space,
     /// Makes it, with everything it may use.

@@ -10,7 +10,7 @@ use crate::{Error, Page, fields::FieldViolation};
 
 /// Bytes of items after which a page ends: two such and an item fit into a
 /// message of 4 MiB.
-const MAX_PAGE_BYTES: usize = 1024 * 1024;
+pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 /// The rows of a service's space. Rows that are written while it is in use may
 /// be seen; none is older than [`View::revision`].
@@ -56,6 +56,16 @@ impl View {
     ) -> impl DoubleEndedIterator<Item = Result<(Bytes, Row), Error>> + use<> {
         let rows = self.store.scan(self.space, table, range);
         rows.map(|row| row.map_err(Error::from))
+    }
+
+    /// The rows of a table whose keys begin with `prefix`, ascending.
+    pub fn scan_prefix(
+        &self,
+        table: &str,
+        prefix: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(Bytes, Row), Error>> + use<> {
+        let end = prefix_end(prefix);
+        self.scan(table, (Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)))
     }
 
     /// The names of the space's tables that have rows, after a name, in the

@@ -235,6 +235,10 @@ impl Step<'_, '_> {
         })?;
         let key = [&append.list[..], &sequence.to_be_bytes()].concat();
         self.write(&append.table, key.into(), Some(append.value.clone()))?;
+        if !append.index_table.is_empty() {
+            let value = Bytes::copy_from_slice(&sequence.to_be_bytes());
+            self.write(&append.index_table, append.index_key.clone(), Some(value))?;
+        }
         Ok(sequence)
     }
 

@@ -100,7 +100,40 @@ impl TransactionBuilder {
 
     /// Adds a row at the end of a list.
     pub fn append(self, table: &str, list: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.operation(Kind::Append(Append { table: table.into(), list: list.into(), value: value.into() }))
+        self.operation(Kind::Append(Append {
+            table: table.into(),
+            list: list.into(),
+            value: value.into(),
+            ..Append::default()
+        }))
+    }
+
+    /// Adds a row at the end of a list, and writes the sequence that it gets to
+    /// another row, as 8 bytes, big-endian: only applying the transaction
+    /// tells which it is.
+    pub fn append_indexed(
+        self,
+        table: &str,
+        list: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        index_table: &str,
+        index_key: impl Into<Bytes>,
+    ) -> Self {
+        self.operation(Kind::Append(Append {
+            table: table.into(),
+            list: list.into(),
+            value: value.into(),
+            index_table: index_table.into(),
+            index_key: index_key.into(),
+        }))
+    }
+
+    /// Removes all rows whose keys begin with `prefix`, up to
+    /// [`crate::draft::MAX_RANGE_ROWS`] of them.
+    pub fn delete_prefix(self, table: &str, prefix: impl Into<Bytes>) -> Self {
+        let start: Bytes = prefix.into();
+        let end = crate::space::prefix_end(&start).unwrap_or_default();
+        self.delete_range(table, start, end)
     }
 
     /// Makes the transaction count once, however often it is sent.
@@ -150,6 +183,9 @@ pub fn check(transaction: &Transaction) -> Result<(), InvalidTransaction> {
                 check_row(&append.table, &append.list, Some(&append.value))?;
                 // The sequence takes 8 bytes of the key.
                 check_key(&append.table, append.list.len() + 8)?;
+                if !append.index_table.is_empty() {
+                    check_row(&append.index_table, &append.index_key, None)?;
+                }
             }
             None => {}
         }

@@ -15,6 +15,6 @@ pub(super) fn run(flags: &ServerFlags) -> Result<(), Failure> {
     Output::new(Format::Table).raw(layers.render(&config).as_bytes())?;
     let names = services::names();
     config.check(&names)?;
-    talk::remark(&format!("good: `serve` would run {}", config.services(&names)?.join(", ")));
+    talk::remark(&format!("good: `serve` would run {}", services::wanted(&config)?.join(", ")));
     Ok(())
 }

@@ -86,6 +86,14 @@ pub enum ConfigError {
         /// The names there are.
         known: String,
     },
+    /// A service without another that it asks.
+    #[error("`services` names `{name}`, which asks `{needs}`: name that too, or write services = [\"all\"]")]
+    MissingService {
+        /// The service.
+        name: &'static str,
+        /// What it needs beside it.
+        needs: &'static str,
+    },
     /// Beyond loopback without a word.
     #[error(
         "`listen` is {listen}, which other machines can reach, and this version doesn't authenticate anybody: \

@@ -23,10 +23,11 @@ mod mount;
 mod plain;
 pub mod stop;
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use flotilla_replica::{Options, Replica};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tonic::service::Routes;
 
 pub use error::ServeError;
 pub use listeners::Listeners;
@@ -49,6 +50,8 @@ pub struct Server {
     api: JoinHandle<Result<(), tonic::transport::Error>>,
     plain: JoinHandle<Result<(), tonic::transport::Error>>,
     tasks: JoinHandle<()>,
+    /// What the services call each other by; it goes with the server.
+    _services: Arc<Routes>,
 }
 
 /// Where a server can be reached.
@@ -73,7 +76,7 @@ impl Server {
     /// # Errors
     /// See [`ServeError`].
     pub async fn open(config: Config, listeners: Listeners) -> Result<Self, ServeError> {
-        let names = config.services(&services::names())?;
+        let names = services::wanted(&config)?;
         let definitions = mount::definitions(&names);
         let addresses = listeners.addresses()?;
         let (closing, _) = watch::channel(false);
@@ -91,11 +94,23 @@ impl Server {
         let mounted = mount::mount(&definitions, &replica, facts, &health, &stopping)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
-        let api = api::serve(listeners.api, mounted.routes, &config.limits, methods, done(&closing));
+        let api = api::serve(listeners.api, Routes::clone(&mounted.routes), &config.limits, methods, done(&closing));
         health.set(Phase::Serving);
         tracing::info!(address = %addresses.api, services = names.join(","), "ready, serving gRPC and gRPC-Web");
 
-        Ok(Self { config, addresses, replica, health, stopping, closing, closed, api, plain, tasks })
+        Ok(Self {
+            config,
+            addresses,
+            replica,
+            health,
+            stopping,
+            closing,
+            closed,
+            api,
+            plain,
+            tasks,
+            _services: mounted.routes,
+        })
     }
 
     /// Where the server can be reached.

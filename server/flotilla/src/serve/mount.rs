@@ -1,10 +1,10 @@
 //! Which services there are, and what they are given.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::Router;
 use flotilla_cluster::{Cluster, Facts};
-use flotilla_kit::{Context, service::Definition, tasks};
+use flotilla_kit::{Context, Local, service::Definition, tasks};
 use flotilla_proto::{
     FILE_DESCRIPTOR_SET,
     cluster::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER},
@@ -47,7 +47,7 @@ pub(super) fn facts(addresses: &Addresses, services: &[&str]) -> Facts {
 
 /// What is served, and what runs beside it.
 pub(super) struct Mounted {
-    pub(super) routes: Routes,
+    pub(super) routes: Arc<Routes>,
     pub(super) tasks: BoxFuture<'static, ()>,
 }
 
@@ -87,8 +87,9 @@ pub(super) fn mount(
 ) -> Result<Mounted, ServeError> {
     let mut routes = RoutesBuilder::from(Router::new().fallback(elsewhere));
     let mut running = Vec::new();
+    let services = Local::default();
     for definition in definitions {
-        let context = Context::new(replica.clone(), definition, stopping.subscribe());
+        let context = Context::new(replica.clone(), definition, stopping.subscribe(), services.clone());
         let built = (definition.build)(context.clone());
         (built.mount)(&mut routes);
         running.push(tasks::run(context, built.tasks));
@@ -100,7 +101,9 @@ pub(super) fn mount(
     routes.add_service(reflection(&names).build_v1()?);
     // grpcurl before 1.9 and Python's reflection client ask the older one.
     routes.add_service(reflection(&names).build_v1alpha()?);
-    Ok(Mounted { routes: routes.routes(), tasks: futures::future::join_all(running).map(drop).boxed() })
+    let routes = Arc::new(routes.routes().prepare());
+    services.set(&routes);
+    Ok(Mounted { routes, tasks: futures::future::join_all(running).map(drop).boxed() })
 }
 
 fn reflection(names: &[&str]) -> Builder<'static> {

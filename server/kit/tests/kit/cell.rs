@@ -1,6 +1,6 @@
 //! A cell of one server without a network, and a service without methods.
 
-use flotilla_kit::{Built, Call, Context, Definition, Intent, Space};
+use flotilla_kit::{Built, Call, Context, Definition, Intent, Local, Space};
 use flotilla_replica::{Options, Replica};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -22,8 +22,9 @@ impl Cell {
 
     pub(crate) fn service(&self, space: u32) -> Context {
         let build = |_| Built { mount: Box::new(|_| {}), tasks: Vec::new() };
-        let definition = Definition { name: "test", grpc_name: "test.v1.Test", space: Space::new(space), build };
-        Context::new(self.replica.clone(), &definition, self.stopping.subscribe())
+        let definition =
+            Definition { name: "test", grpc_name: "test.v1.Test", needs: &[], space: Space::new(space), build };
+        Context::new(self.replica.clone(), &definition, self.stopping.subscribe(), Local::default())
     }
 }
 

@@ -32,7 +32,8 @@ use flotilla_kit::{Built, Context, Definition, Space};
 use flotilla_proto::records::v1::records_service_server::{RecordsServiceServer, SERVICE_NAME};
 
 /// The service, as the binary mounts it.
-pub const DEFINITION: Definition = Definition { name: "records", grpc_name: SERVICE_NAME, space: Space::new(2), build };
+pub const DEFINITION: Definition =
+    Definition { name: "records", grpc_name: SERVICE_NAME, needs: &[], space: Space::new(2), build };
 
 fn build(context: Context) -> Built {
     let service = deep::refused(RecordsServiceServer::new(service::Records::new(context)));

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use flotilla_kit::{
-    Call, Committed, Context, Error, Intent, Refusal, Row, TransactionBuilder, Violations, etag, fields::FieldViolation,
+    Call, Committed, Context, Error, Intent, Refusal, Row, TransactionBuilder, Violations, document, etag,
+    fields::FieldViolation,
 };
 use flotilla_proto::{
     errors::v1::Reason,
@@ -50,7 +51,7 @@ impl Write {
         let Put { table, id, document, etag, create_only } = put;
         let document = document.unwrap_or_default();
         rules::check_name(violations, place, &table, &id);
-        rules::check_document(violations, place, &document);
+        violations.check(document::check(&place.field("document"), &document));
         let only = match parsed(violations, place, &etag) {
             Some(_) if create_only => {
                 violations.add(place.field("etag"), "can't be asked for together with create_only");

@@ -30,7 +30,8 @@ use flotilla_kit::{Built, Context, Definition, Space};
 use flotilla_proto::users::v1::users_service_server::{SERVICE_NAME, UsersServiceServer};
 
 /// The service, as the binary mounts it.
-pub const DEFINITION: Definition = Definition { name: "users", grpc_name: SERVICE_NAME, space: Space::new(1), build };
+pub const DEFINITION: Definition =
+    Definition { name: "users", grpc_name: SERVICE_NAME, needs: &[], space: Space::new(1), build };
 
 fn build(context: Context) -> Built {
     let service = UsersServiceServer::new(service::Users::new(context));

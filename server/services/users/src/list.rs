@@ -1,7 +1,7 @@
 //! ListUsers: each filter has an index, so no list looks at users who aren't
 //! in it.
 
-use flotilla_kit::{Call, Context, Error, Page, View, Violations, view::Items};
+use flotilla_kit::{Call, Context, Error, Page, View, Violations, fields, view::Items};
 use flotilla_proto::users::v1::{ListUsersRequest, ListUsersResponse, User};
 
 use crate::{
@@ -19,7 +19,7 @@ pub(crate) async fn list(
     if !email.is_empty() {
         violations.check(rules::email("email", &email));
     }
-    violations.check(rules::name("name_prefix", &name_prefix));
+    violations.check(fields::name("name_prefix", &name_prefix));
     violations.finish()?;
     let (email, prefix) = (fold(&email), fold(&name_prefix));
     let page = context.page(call, &[&email, &prefix], page_size, &page_token)?;

@@ -1,11 +1,12 @@
 //! What a user's fields may be, as the contract says.
 
-use flotilla_kit::{Violations, fields::FieldViolation};
+use flotilla_kit::{
+    Violations,
+    fields::{self, FieldViolation, name},
+};
 use flotilla_proto::users::v1::User;
-use ulid::Ulid;
 
 const MAX_EMAIL: usize = 254;
-const MAX_NAME: usize = 256;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 63;
 const MAX_LABEL_VALUE: usize = 256;
@@ -46,25 +47,9 @@ pub(crate) fn email(field: &str, email: &str) -> Result<(), FieldViolation> {
     }
 }
 
-/// A name, or the beginning of one; it may be empty.
-pub(crate) fn name(field: &str, name: &str) -> Result<(), FieldViolation> {
-    if name.len() > MAX_NAME {
-        let problem = format!("is {} bytes long; at most {MAX_NAME} are possible", name.len());
-        return Err(FieldViolation::new(field, problem));
-    }
-    match name.chars().any(char::is_control) {
-        true => Err(FieldViolation::new(field, "has a control character")),
-        false => Ok(()),
-    }
-}
-
 /// A user's id.
 pub(crate) fn id(field: &str, id: &str) -> Result<(), FieldViolation> {
-    // Ids are compared as text, so only the one canonical writing will do.
-    match Ulid::from_string(id) {
-        Ok(ulid) if ulid.to_string() == id => Ok(()),
-        _ => Err(FieldViolation::new(field, "is no id of a user: it is a ULID, 26 characters of 0-9 and A-Z")),
-    }
+    fields::id(field, "user", id)
 }
 
 fn check_labels(violations: &mut Violations, user: &User) {

@@ -1,6 +1,6 @@
 //! A server of one service, on a free port, over data in a folder of its own.
 
-use flotilla_kit::Context;
+use flotilla_kit::{Context, Local};
 use flotilla_proto::users::v1::{CreateUserRequest, User, users_service_client::UsersServiceClient};
 use flotilla_replica::{Options, Replica};
 use tempfile::TempDir;
@@ -28,7 +28,7 @@ impl Server {
         let options = Options { min_free_bytes: 0, ..Options::new(data.path()) };
         let replica = Replica::open(options).await.expect("a replica");
         let (stopping, shutdown) = watch::channel(false);
-        let context = Context::new(replica.clone(), &flotilla_users::DEFINITION, shutdown);
+        let context = Context::new(replica.clone(), &flotilla_users::DEFINITION, shutdown, Local::default());
         let mut routes = RoutesBuilder::default();
         ((flotilla_users::DEFINITION.build)(context).mount)(&mut routes);
 

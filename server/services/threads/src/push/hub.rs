@@ -1,0 +1,244 @@
+//! One task that reads the feed, and hands each event, encoded once, to the
+//! channel of its thread.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use flotilla_kit::{Call, Change, Context, Error};
+use tokio::sync::watch;
+
+use super::{
+    channel::{Channel, Subscription},
+    subscriber::{End, Subscriber},
+};
+use crate::{
+    events,
+    tables::{EVENTS, split_event_key},
+};
+
+/// Records that are read at once; all who get something of them are woken once.
+const READ_AHEAD: usize = 256;
+/// After one to two of these, recent events are forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Who is connected, and what they follow.
+pub(crate) struct Hub {
+    context: Context,
+    state: Mutex<State>,
+    /// Whether the task reads the feed.
+    running: watch::Sender<bool>,
+    next_id: AtomicU64,
+    /// Bytes of recent events of all channels.
+    recent_bytes: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By thread; only those that somebody subscribes to.
+    channels: HashMap<Box<str>, Arc<Channel>>,
+    /// The streams of all of a user's threads, by user.
+    followers: HashMap<Box<str>, Vec<Arc<Subscriber>>>,
+    /// By user and device.
+    devices: HashMap<(Box<str>, Box<str>), Arc<Subscriber>>,
+}
+
+/// A connected device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Presence {
+    /// Since when.
+    pub(crate) since: SystemTime,
+}
+
+impl Hub {
+    pub(crate) fn new(context: Context) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            state: Mutex::default(),
+            running: watch::Sender::new(false),
+            next_id: AtomicU64::new(1),
+            recent_bytes: Arc::default(),
+        })
+    }
+
+    /// Reads the feed until the server stops. Streams that are open when it
+    /// ends, however it ends, end too: their clients come back and resume.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let _running = Running(self.clone());
+        let error = match self.follow().await {
+            Ok(()) => return,
+            Err(Error::ShuttingDown) => return,
+            Err(error) => error,
+        };
+        tracing::error!(%error, "push can't follow the log: every stream is ended, and begins anew");
+    }
+
+    async fn follow(&self) -> Result<(), Error> {
+        let mut feed = self.context.feed(None)?;
+        // Streams are opened from here on, and miss nothing.
+        self.running.send_replace(true);
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut swept = HashMap::new();
+        loop {
+            tokio::select! {
+                biased;
+                records = feed.next(READ_AHEAD) => self.publish(&records?)?,
+                _ = sweep.tick() => swept = self.sweep(&swept),
+            }
+        }
+    }
+
+    /// Keeps the events of some records, then wakes everybody who gets one.
+    fn publish(&self, records: &[Arc<Change>]) -> Result<(), Error> {
+        let space = self.context.space().number();
+        // In the order of their first news.
+        let mut touched: Vec<Arc<Channel>> = Vec::new();
+        for change in records.iter().filter(|change| change.space == space) {
+            for row in &change.rows {
+                let (EVENTS, None, Some(after)) = (row.table.as_str(), &row.before, &row.after) else { continue };
+                let (thread, sequence) = split_event_key(&row.key)?;
+                if let Some(user) = events::joined_user(after)? {
+                    for subscriber in self.followers(&user) {
+                        subscriber.joined(thread, sequence);
+                    }
+                }
+                let Some(channel) = self.channel(thread) else { continue };
+                channel.keep(events::pushed(&row.key, after)?);
+                if !touched.iter().any(|known| Arc::ptr_eq(known, &channel)) {
+                    touched.push(channel);
+                }
+            }
+        }
+        touched.iter().for_each(|channel| channel.wake());
+        Ok(())
+    }
+
+    /// Returns when streams can be opened.
+    ///
+    /// # Errors
+    /// If the call's deadline passes first.
+    pub(crate) async fn ready(&self, call: &Call) -> Result<(), Error> {
+        let mut running = self.running.subscribe();
+        match tokio::time::timeout_at(call.deadline(), running.wait_for(|running| *running)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::ShuttingDown),
+            Err(_) => Err(Error::DeadlineExpired),
+        }
+    }
+
+    /// A device connects: its former stream, if there is one, is ended. With
+    /// `all` it is told of threads that the user is added to later.
+    pub(crate) fn connect(&self, user: &str, device: &str, all: bool) -> Arc<Subscriber> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let subscriber = Arc::new(Subscriber::new(id, user, device));
+        let mut state = self.lock();
+        let former = state.devices.insert((user.into(), device.into()), subscriber.clone());
+        if all {
+            state.followers.entry(user.into()).or_default().push(subscriber.clone());
+        }
+        // The task may have ended just now; then nobody would ever end this one.
+        if !*self.running.borrow() {
+            subscriber.end(End::Restart);
+        }
+        drop(state);
+        if let Some(former) = former {
+            former.end(End::TakenOver);
+        }
+        subscriber
+    }
+
+    /// A stream is gone.
+    pub(crate) fn disconnect(&self, subscriber: &Subscriber) {
+        subscriber.clear();
+        let mut state = self.lock();
+        let device = (subscriber.user.clone(), subscriber.device.clone());
+        if state.devices.get(&device).is_some_and(|current| current.id == subscriber.id) {
+            state.devices.remove(&device);
+        }
+        if let Some(followers) = state.followers.get_mut(&subscriber.user) {
+            followers.retain(|follower| follower.id != subscriber.id);
+            if followers.is_empty() {
+                state.followers.remove(&subscriber.user);
+            }
+        }
+    }
+
+    /// Subscribes to a thread. The subscription must be told where it begins.
+    pub(crate) fn subscribe(&self, subscriber: &Arc<Subscriber>, thread: &str, joined: u64) -> Arc<Subscription> {
+        let mut state = self.lock();
+        let channel = match state.channels.get(thread) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = Arc::new(Channel::new(thread, self.recent_bytes.clone()));
+                state.channels.insert(thread.into(), channel.clone());
+                channel
+            }
+        };
+        // Under the lock, so that nobody removes the channel as empty.
+        Subscription::start(&channel, subscriber, joined)
+    }
+
+    /// Ends a subscription.
+    pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, channel: &Channel) {
+        if channel.remove(subscriber.id) {
+            let mut state = self.lock();
+            if channel.is_empty() {
+                state.channels.remove(channel.thread());
+            }
+        }
+    }
+
+    /// The devices that a thread is delivered to: user, device.
+    pub(crate) fn connected(&self, thread: &str) -> Vec<(String, String, Presence)> {
+        let Some(channel) = self.channel(thread) else { return Vec::new() };
+        let mut latest = BTreeMap::new();
+        for subscriber in channel.subscribers() {
+            let device = (subscriber.user.to_string(), subscriber.device.to_string());
+            let known: &mut Arc<Subscriber> = latest.entry(device).or_insert_with(|| subscriber.clone());
+            // One that was taken over may not have gone yet.
+            if known.id < subscriber.id {
+                *known = subscriber;
+            }
+        }
+        let presence = |subscriber: &Subscriber| Presence { since: subscriber.since };
+        latest.into_iter().map(|((user, device), subscriber)| (user, device, presence(&subscriber))).collect()
+    }
+
+    fn sweep(&self, former: &HashMap<Box<str>, u64>) -> HashMap<Box<str>, u64> {
+        let channels: Vec<_> = self.lock().channels.values().cloned().collect();
+        let swept = channels.iter().map(|channel| {
+            let thread = channel.thread();
+            (thread.into(), channel.sweep(former.get(thread).copied().unwrap_or(0)))
+        });
+        swept.collect()
+    }
+
+    fn channel(&self, thread: &str) -> Option<Arc<Channel>> {
+        self.lock().channels.get(thread).cloned()
+    }
+
+    fn followers(&self, user: &str) -> Vec<Arc<Subscriber>> {
+        self.lock().followers.get(user).cloned().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held while the task runs.
+struct Running(Arc<Hub>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // First this, then who is there: see `connect`.
+        self.0.running.send_replace(false);
+        let connected: Vec<_> = self.0.lock().devices.values().cloned().collect();
+        connected.iter().for_each(|subscriber| subscriber.end(End::Restart));
+    }
+}
