@@ -187,9 +187,14 @@ impl Subscription {
                 heard = self.line.hear(|| open(&self.client, self.places.request())) => heard,
             };
             return Ok(match heard {
-                Heard::Opened { again: true } => News::Resumed,
-                Heard::Opened { again: false } => continue,
-                Heard::Message(SubscribeResponse { item: Some(item) }) => self.take(item)?,
+                Heard::Opened { again } => {
+                    self.places.opened();
+                    if again { News::Resumed } else { continue }
+                }
+                Heard::Message(SubscribeResponse { item: Some(item) }) => match self.take(item)? {
+                    Some(news) => news,
+                    None => continue,
+                },
                 // Of a later version.
                 Heard::Message(SubscribeResponse { item: None }) => continue,
                 Heard::Lost { reason, pause } => News::Lost { reason, pause },
@@ -204,11 +209,12 @@ impl Subscription {
         }
     }
 
-    fn take(&mut self, item: Item) -> Result<News, SubscribeError> {
-        Ok(match item {
+    /// What an item has to tell; none for an event that was handed out before.
+    fn take(&mut self, item: Item) -> Result<Option<News>, SubscribeError> {
+        Ok(Some(match item {
             Item::Event(event) => {
-                let delivery = self.places.event(event)?;
                 self.line.works();
+                let Some(delivery) = self.places.event(event)? else { return Ok(None) };
                 if delivery.last {
                     self.acks.handle().forget(&delivery.thread_id);
                 }
@@ -232,7 +238,7 @@ impl Subscription {
                 }
                 News::Reset(reset)
             }
-        })
+        }))
     }
 }
 
