@@ -201,4 +201,21 @@ mod tests {
     fn the_arguments_are_what_clap_can_parse() {
         Arguments::command().debug_assert();
     }
+
+    /// An argument that is called like one of `Global` would hide that.
+    #[test]
+    fn every_command_takes_what_all_commands_take() {
+        fn hold(command: &clap::Command) {
+            for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+                for flag in ["endpoint", "as", "device", "output", "timeout"] {
+                    let takes = command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+                    assert!(takes, "{} has no --{flag}", command.get_name());
+                }
+                hold(command);
+            }
+        }
+        let mut command = Arguments::command();
+        command.build();
+        hold(&command);
+    }
 }

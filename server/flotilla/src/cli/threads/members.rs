@@ -12,7 +12,8 @@ pub(in crate::cli) struct Add {
     /// The thread's id or name
     thread: String,
     /// The user to add
-    user: String,
+    #[arg(value_name = "USER")]
+    member: String,
     #[command(flatten)]
     intent: Intent,
 }
@@ -22,7 +23,8 @@ pub(in crate::cli) struct Remove {
     /// The thread's id or name
     thread: String,
     /// The user to remove, who may be you
-    user: String,
+    #[arg(value_name = "USER")]
+    member: String,
     #[command(flatten)]
     intent: Intent,
 }
@@ -39,7 +41,7 @@ pub(in crate::cli) struct Members {
 impl Add {
     pub(super) async fn run(self, client: &Client, output: &mut Output) -> Result<(), Failure> {
         let thread_id = find::id(client, &self.thread).await?;
-        let user_id = people::find(client, "user", &self.user).await?;
+        let user_id = people::find(client, "user", &self.member).await?;
         let request = AddMemberRequest { thread_id, user_id, request_id: self.intent.id() };
         output.one(&client.call(request).await?)
     }
@@ -48,9 +50,9 @@ impl Add {
 impl Remove {
     pub(super) async fn run(self, client: &Client) -> Result<(), Failure> {
         let thread_id = find::id(client, &self.thread).await?;
-        let user_id = people::find(client, "user", &self.user).await?;
+        let user_id = people::find(client, "user", &self.member).await?;
         client.call(RemoveMemberRequest { thread_id, user_id, request_id: self.intent.id() }).await?;
-        talk::remark(&format!("removed {} from {}", self.user, self.thread));
+        talk::remark(&format!("removed {} from {}", self.member, self.thread));
         Ok(())
     }
 }
