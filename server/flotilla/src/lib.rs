@@ -6,7 +6,6 @@
 //! * [`services`]: the list of services. Adding one is adding a line.
 //! * [`serve`]: from a config to a server that runs, and back to nothing. Listeners and the
 //!   signal to stop are injected, so that tests run whole servers in their own process.
-//! * [`client`]: calls with deadlines and retries, streams that resume.
 //! * [`cli`]: the commands; one command, one file.
 //! * [`telemetry`] is logging.
 //!
@@ -16,7 +15,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic is how a test fails"))]
 
 pub mod cli;
-pub mod client;
 pub mod config;
 pub mod serve;
 pub mod services;

@@ -1,10 +1,10 @@
 //! `flotilla check`: recomputes the hash of every space.
 
 use clap::Args;
-use flotilla_proto::cluster::v1::{CheckRequest, cluster_service_client::ClusterServiceClient};
+use flotilla_client::Client;
+use flotilla_proto::cluster::v1::CheckRequest;
 
-use super::{Failure, output::Output, row::Checked, talk};
-use crate::client::{Client, json::to_json, request_id};
+use super::{Failure, json::to_json, output::Output, row::Checked, talk};
 
 /// Recomputes the hash of every space at one point of the log and compares it with the hash that
 /// was kept up write by write. Reads all rows: about a second for a million.
@@ -13,11 +13,7 @@ pub(super) struct Check {}
 
 impl Check {
     pub(super) async fn run(self, client: &Client, output: &mut Output) -> Result<(), Failure> {
-        let request = CheckRequest { request_id: request_id() };
-        let checked = client
-            .unary(request, |channel, request| async move { ClusterServiceClient::new(channel).check(request).await })
-            .await?
-            .into_inner();
+        let checked = client.call(CheckRequest::default()).await?;
         let rows: Vec<Checked<'_>> = checked
             .servers
             .iter()

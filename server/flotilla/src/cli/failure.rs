@@ -3,10 +3,11 @@
 
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
+use flotilla_client::{CallError, SubscribeError};
 use flotilla_replica::OpenError;
 
-use super::{import::ImportError, talk};
-use crate::{client::CallError, config::ConfigError, serve::ServeError};
+use super::{advice, import::ImportError, talk};
+use crate::{config::ConfigError, serve::ServeError};
 
 pub(super) const USAGE: u8 = 64;
 const UNREACHABLE: u8 = 69;
@@ -78,8 +79,11 @@ pub enum Failure {
         holder: String,
     },
     /// A call failed.
-    #[error(transparent)]
-    Call(#[from] CallError),
+    #[error("{}", advice::told(.0))]
+    Call(CallError),
+    /// A subscription is over.
+    #[error("{}", advice::told_of_subscription(.0))]
+    Subscribe(SubscribeError),
     /// An import stopped.
     #[error(transparent)]
     Import(#[from] Box<ImportError>),
@@ -100,6 +104,18 @@ pub enum Failure {
     /// The process can't get going.
     #[error("can't start the runtime")]
     Runtime(#[source] io::Error),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Self {
+        Self::Subscribe(error)
+    }
 }
 
 impl Failure {
@@ -129,7 +145,9 @@ impl Failure {
             Self::File { .. } | Self::PortTaken { .. } | Self::FreshInUse { .. } => IO,
             Self::Output(_) | Self::Runtime(_) => IO,
             Self::Serve(error) => serve_code(error),
-            Self::Call(error) => call_code(error),
+            Self::Call(error) | Self::Subscribe(SubscribeError::Call(error)) => call_code(error),
+            Self::Subscribe(SubscribeError::TakenOver { .. } | SubscribeError::NoThreadLeft) => REFUSED,
+            Self::Subscribe(_) => BUG,
             Self::Import(error) => import_code(error),
             Self::Differs(_) | Self::NotServing { .. } => REFUSED,
         }
@@ -160,7 +178,7 @@ fn import_code(error: &ImportError) -> u8 {
         ImportError::BadLine { .. } => REFUSED,
         ImportError::OtherImport { .. } | ImportError::Changed { .. } | ImportError::SkippedTooFar { .. } => USAGE,
         ImportError::Read { .. } | ImportError::Checkpoint { .. } => IO,
-        ImportError::Call { source, .. } => call_code(source),
+        ImportError::Call { error, .. } => call_code(error),
         ImportError::Interrupted { .. } => INTERRUPTED,
     }
 }

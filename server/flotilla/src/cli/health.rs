@@ -1,11 +1,11 @@
 //! `flotilla health`.
 
 use clap::Args;
+use flotilla_client::{Client, Target};
 use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{Failure, output::Output, row::Row};
-use crate::client::{Client, Target};
 
 /// Asks grpc.health.v1, on the main port or on the one for health; not serving is exit code 1.
 #[derive(Debug, Args)]

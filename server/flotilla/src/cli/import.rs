@@ -12,20 +12,20 @@ use std::{
 };
 
 use clap::Args;
-use flotilla_proto::records::v1::{BatchWriteRequest, records_service_client::RecordsServiceClient};
+use flotilla_client::{CallError, Client, Target};
+use flotilla_proto::records::v1::BatchWriteRequest;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    Failure,
+    Failure, advice,
     batches::{Batch, Batches, Input, Stop},
     checkpoint::Checkpoint,
     ndjson::{BadLine, Lines, Place},
     talk,
 };
-use crate::client::{CallError, Client, Target};
 
 /// Reads one JSON object a line, and writes them in atomic batches. Run the same command again
 /// after an interruption: it goes on where it stopped.
@@ -126,10 +126,10 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The server refused a batch, or didn't answer.
-    #[error("{source}\n  {done}")]
+    #[error("{}\n  {done}", advice::told(error))]
     Call {
         /// Why.
-        source: CallError,
+        error: CallError,
         /// What is written, and how to go on.
         done: String,
     },
@@ -282,12 +282,9 @@ impl Run {
         let records = batch.operations.len() as u64;
         let mut request = BatchWriteRequest { operations: batch.operations, request_id: String::new() };
         request.request_id = self.request_id(&request);
-        let answer = client.unary(request, |channel, request| async move {
-            RecordsServiceClient::new(channel).batch_write(request).await
-        });
-        if let Err(source) = answer.await {
+        if let Err(error) = client.call(request).await {
             self.progress.clear();
-            return Err(Box::new(ImportError::Call { source, done: self.done() }));
+            return Err(Box::new(ImportError::Call { error, done: self.done() }));
         }
         let Written { records: before, batches, .. } = self.written;
         self.written = Written { place: batch.end, records: before + records, batches: batches + 1 };

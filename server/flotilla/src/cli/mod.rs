@@ -3,42 +3,48 @@
 //! # Layout
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
-//! * `check`, `health`, `users`, `records`, `import`: call one.
+//! * `check`, `health`, `users`, `records`, `import`, `threads`: call one.
 //! * `pages`: lists, a page at a time.
+//! * `people`: a user by id, address or name.
+//! * `intent`, `document`: arguments that several commands take.
 //! * `ndjson`, `batches`, `checkpoint`: what an import reads, and where it goes on.
 //! * `watch`: what `users watch` and `records watch` share.
-//! * `output`, `row`: data on stdout, as a table, JSON or YAML.
+//! * `output`, `row`, `json`: data on stdout, as a table, JSON or YAML.
 //! * `talk`: everything said to a person, on stderr.
-//! * `failure`: how a command ends badly, and its exit code.
+//! * `failure`, `advice`: how a command ends badly, its exit code, and what to try.
 
+mod advice;
 mod batches;
 mod check;
 mod check_config;
 mod checkpoint;
 mod dev;
+mod document;
 mod failure;
 mod health;
 mod import;
+mod intent;
+mod json;
 mod ndjson;
 mod output;
 mod pages;
+mod people;
 mod records;
 mod row;
 mod serve;
 mod talk;
+mod threads;
 mod users;
 mod watch;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use flotilla_client::{Client, Target};
 
 pub use failure::Failure;
 
-use crate::{
-    client::{Client, Target},
-    config::client::ClientFile,
-};
+use crate::config::client::ClientFile;
 use output::{Format, Output};
 
 /// Many small gRPC services on one durable log.
@@ -70,6 +76,9 @@ enum Command {
     /// Put, read, delete, import and watch JSON documents
     #[command(subcommand)]
     Records(records::Records),
+    /// Create threads, post to them, and follow them on this device
+    #[command(subcommand)]
+    Threads(threads::Threads),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -84,10 +93,10 @@ struct Global {
     /// The server to call [default: http://127.0.0.1:7400]
     #[arg(long, global = true, env = "FLOTILLA_ENDPOINT", value_name = "URL", hide_env_values = true)]
     endpoint: Option<String>,
-    /// The user to act as
+    /// The user to act as: an id, or for threads also an address or a name
     #[arg(long = "as", global = true, env = "FLOTILLA_AS", value_name = "USER", hide_env_values = true)]
     user: Option<String>,
-    /// The device to act as
+    /// The device to act as [default for threads watch: the one in ~/.config/flotilla/device]
     #[arg(long, global = true, env = "FLOTILLA_DEVICE", hide_env_values = true)]
     device: Option<String>,
     /// How to print data [default: table on a terminal, json otherwise]
@@ -130,6 +139,7 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
         Command::Health(health) => health.run(&target, &mut output).await,
         Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
         Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
+        Command::Threads(threads) => Box::pin(threads.run(&target, &mut output)).await,
         Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) | Command::Completions { .. } => Ok(()),
     }
 }
@@ -150,12 +160,9 @@ impl Global {
             }
             (None, None) => TIMEOUT,
         };
-        let target = Target {
-            endpoint: self.endpoint.or(file.endpoint).unwrap_or_else(|| ENDPOINT.to_owned()),
-            user: self.user.or(file.user),
-            device: self.device.or(file.device),
-            timeout,
-        };
+        let endpoint = self.endpoint.or(file.endpoint).unwrap_or_else(|| ENDPOINT.to_owned());
+        let (user, device) = (self.user.or(file.user), self.device.or(file.device));
+        let target = Target { user, device, ..Target::new(endpoint).timeout(timeout) };
         Ok((target, format))
     }
 }
@@ -193,5 +200,22 @@ mod tests {
     #[test]
     fn the_arguments_are_what_clap_can_parse() {
         Arguments::command().debug_assert();
+    }
+
+    /// An argument that is called like one of `Global` would hide that.
+    #[test]
+    fn every_command_takes_what_all_commands_take() {
+        fn hold(command: &clap::Command) {
+            for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+                for flag in ["endpoint", "as", "device", "output", "timeout"] {
+                    let takes = command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+                    assert!(takes, "{} has no --{flag}", command.get_name());
+                }
+                hold(command);
+            }
+        }
+        let mut command = Arguments::command();
+        command.build();
+        hold(&command);
     }
 }

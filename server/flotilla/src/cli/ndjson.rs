@@ -151,7 +151,7 @@ mod tests {
     use flotilla_proto::records::v1::Record;
 
     use super::*;
-    use crate::client::json::to_json;
+    use crate::cli::json::to_json;
 
     fn read(line: &str, id_field: Option<&str>) -> (String, String) {
         let (id, document) = record(line, id_field).unwrap().unwrap();

@@ -1,13 +1,19 @@
 //! Data on stdout: one message, a list, or a stream of them, as a table, JSON or YAML.
 
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::{
+    borrow::Cow,
+    io::{self, BufWriter, IsTerminal, Stdout, Write},
+};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::{Failure, row::Row};
-use crate::client::json::{Named, to_json};
+use super::{
+    Failure,
+    json::{Named, to_json},
+    row::Row,
+};
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +66,22 @@ impl Output {
         self.flush()
     }
 
+    /// One message, which a person reads as this line.
+    pub(super) fn told<M: Named>(&mut self, message: &M, line: &str) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => {
+                self.line(&printable(line))?;
+                self.flush()
+            }
+            Format::Json | Format::Yaml => self.document::<NoRow>(&to_json(message), &[]),
+        }
+    }
+
+    /// Whether a person reads it: then names are worth looking up.
+    pub(super) fn is_for_a_person(&self) -> bool {
+        self.format == Format::Table
+    }
+
     /// A list, under the name that it has in the API.
     pub(super) fn list(&mut self, name: &'static str) -> List<'_> {
         List { output: self, name, count: 0 }
@@ -68,7 +90,7 @@ impl Output {
     /// One message of a stream, under the name of what it is: `event`, `snapshot`, `reset`.
     pub(super) fn item<M: Named>(&mut self, name: &str, message: &M, line: &str) -> Result<(), Failure> {
         match self.format {
-            Format::Table => self.line(line)?,
+            Format::Table => self.line(&printable(line))?,
             Format::Json => self.line(&json!({ name: to_json(message) }).to_string())?,
             Format::Yaml => {
                 self.write("---\n")?;
@@ -91,7 +113,8 @@ impl Output {
 
     /// The next rows of a table; columns keep their widths unless a cell needs more.
     fn rows<R: Row>(&mut self, rows: &[R]) -> Result<(), Failure> {
-        let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells().into_iter().map(printable).collect()).collect();
+        let cells: Vec<Vec<String>> =
+            rows.iter().map(|row| row.cells().iter().map(|cell| printable(cell).into_owned()).collect()).collect();
         let heading: Vec<String> = R::COLUMNS.iter().map(|&name| name.to_owned()).collect();
         let begins = self.widths.is_empty();
         if begins {
@@ -129,8 +152,31 @@ pub(super) struct List<'a> {
 impl List<'_> {
     /// The next page.
     pub(super) fn page<M: Named + Row>(&mut self, messages: &[M]) -> Result<(), Failure> {
+        self.page_as(messages, messages)
+    }
+
+    /// The next page, of which a table shows these rows.
+    pub(super) fn page_as<M: Named, R: Row>(&mut self, messages: &[M], rows: &[R]) -> Result<(), Failure> {
+        if self.output.format == Format::Table {
+            self.output.rows(rows)?;
+        }
+        self.messages(messages)
+    }
+
+    /// The next page, which a person reads as these lines.
+    pub(super) fn lines<M: Named>(&mut self, messages: &[M], lines: &[String]) -> Result<(), Failure> {
+        if self.output.format == Format::Table {
+            for line in lines {
+                self.output.line(&printable(line))?;
+            }
+        }
+        self.messages(messages)
+    }
+
+    /// The messages of a page, where they are printed themselves.
+    fn messages<M: Named>(&mut self, messages: &[M]) -> Result<(), Failure> {
         match self.output.format {
-            Format::Table => self.output.rows(messages)?,
+            Format::Table => {}
             Format::Json => {
                 for message in messages {
                     let before = if self.count == 0 { format!("{{\"{}\": [\n", self.name) } else { ",\n".to_owned() };
@@ -184,11 +230,31 @@ fn aligned(cells: &[String], widths: &[usize]) -> String {
     line
 }
 
-/// Without what would move the cursor or recolour the terminal.
-fn printable(cell: String) -> String {
-    match cell.contains(char::is_control) {
-        true => cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
-        false => cell,
+/// Without what would move the cursor, recolour the terminal, or turn the direction of writing:
+/// such characters are shown as they would be written in a program, `\n` or `\u{1b}`.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match acts(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// The row of a document that has none.
+struct NoRow;
+
+impl Row for NoRow {
+    const COLUMNS: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -209,6 +275,6 @@ mod tests {
 
     #[test]
     fn escape_sequences_in_data_dont_reach_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb".to_owned()), "a\u{fffd}[31mb");
+        assert_eq!(printable("a\u{1b}[31mb\n\u{202e}ö"), "a\\u{1b}[31mb\\n\\u{202e}ö");
     }
 }

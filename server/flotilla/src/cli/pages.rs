@@ -1,11 +1,10 @@
 //! Lists, a page at a time.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use tonic::metadata::MetadataMap;
+use flotilla_client::{CallError, Listing, Pages};
 
-use super::{Failure, output::List, row::Row};
-use crate::client::{Client, json::Named};
+use super::{Failure, json::Named, output::List, row::Row, talk};
 
 /// The pages of one list.
 pub(super) trait Pager {
@@ -13,11 +12,7 @@ pub(super) trait Pager {
     type Item;
 
     /// The next page; none after the last. A page that failed can be asked for again.
-    fn next(
-        &mut self,
-        client: &Client,
-        wanted: usize,
-    ) -> impl Future<Output = Result<Option<Page<Self::Item>>, Failure>>;
+    fn next(&mut self, wanted: usize) -> impl Future<Output = Result<Option<Page<Self::Item>>, Failure>>;
 }
 
 /// A page of a list.
@@ -28,30 +23,40 @@ pub(super) struct Page<T> {
     pub(super) revision: u64,
 }
 
+impl<L: Listing> Pager for Pages<L> {
+    type Item = L::Item;
+
+    async fn next(&mut self, wanted: usize) -> Result<Option<Page<L::Item>>, Failure> {
+        let page = Pages::next(self, wanted).await?;
+        Ok(page.map(|page| Page { items: page.items, revision: page.revision }))
+    }
+}
+
+/// The next page, as soon as the server can be reached.
+pub(super) async fn patiently<P: Pager>(pages: &mut P) -> Result<Option<Page<P::Item>>, Failure> {
+    loop {
+        match pages.next(usize::MAX).await {
+            Err(Failure::Call(error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }))) => {
+                talk::warning(&format!("listing goes on when it can: {error}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            page => return page,
+        }
+    }
+}
+
 /// Prints a list, or its first so many items.
 pub(super) async fn print<P: Pager<Item: Named + Row>>(
-    client: &Client,
     mut pages: P,
     mut list: List<'_>,
     limit: Option<usize>,
 ) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(usize::MAX);
     while left > 0 {
-        let Some(page) = pages.next(client, left).await? else { break };
+        let Some(page) = pages.next(left).await? else { break };
         let items = page.items.get(..left).unwrap_or(&page.items);
         list.page(items)?;
         left -= items.len();
     }
     list.end()
-}
-
-/// The `page_size` to ask for when so many are wanted: at most 1,000, which is the most there is.
-pub(super) fn size(wanted: usize) -> i32 {
-    i32::try_from(wanted.clamp(1, 1000)).unwrap_or(1000)
-}
-
-/// The revision that an answer shows; 0 if it doesn't say.
-pub(super) fn revision(metadata: &MetadataMap) -> u64 {
-    let text = metadata.get("flotilla-revision").and_then(|value| value.to_str().ok());
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -1,25 +1,25 @@
 //! `flotilla records …`.
 
-use std::{collections::VecDeque, fs, io};
+use std::collections::VecDeque;
 
 use clap::{Args, Subcommand};
+use flotilla_client::{Client, Pages, Target, watch as streams};
 use flotilla_proto::records::v1::{
     DeleteRecordRequest, GetRecordRequest, ListRecordsRequest, ListTablesRequest, PutRecordRequest, Record,
-    RecordEvent, Table, record_event::Kind, records_service_client::RecordsServiceClient,
+    RecordEvent, record_event::Kind,
 };
-use prost_types::Struct;
-use tonic::transport::Channel;
 
 use super::{
     Failure,
+    document::read_document,
     import::Import,
+    intent::Intent,
     output::Output,
     pages::{self, Page, Pager},
     row::{document, time},
     talk,
     watch::{self, WatchFlags, Watched},
 };
-use crate::client::{Client, MAX_MESSAGE, Target, follow, json, request_id};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Records {
@@ -63,9 +63,8 @@ pub(super) struct Put {
     /// Only over this version
     #[arg(long)]
     etag: Option<String>,
-    /// Repeat an earlier call's id so that it counts once [default: a new one]
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    intent: Intent,
 }
 
 #[derive(Debug, Args)]
@@ -92,9 +91,8 @@ pub(super) struct Delete {
     /// A record that doesn't exist is a success
     #[arg(long)]
     allow_missing: bool,
-    /// Repeat an earlier call's id so that it counts once [default: a new one]
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    intent: Intent,
 }
 
 impl Records {
@@ -102,16 +100,16 @@ impl Records {
         match self {
             Self::Put(put) => put.run(target, output).await,
             Self::Get { table, id } => {
-                output.one(&get(&Client::connect(target).await?, GetRecordRequest { table, id }).await?)
+                output.one(&Client::connect(target).await?.call(GetRecordRequest { table, id }).await?)
             }
             Self::List(list) => {
-                let pages = RecordPages::of(list.table, list.prefix.unwrap_or_default());
-                pages::print(&Client::connect(target).await?, pages, output.list("records"), list.limit).await
+                let pages = records_of(&Client::connect(target).await?, list.table, list.prefix.unwrap_or_default());
+                pages::print(pages, output.list("records"), list.limit).await
             }
             Self::Delete(delete) => delete.call(&Client::connect(target).await?).await,
             Self::Tables => {
-                let pages = TablePages::default();
-                pages::print(&Client::connect(target).await?, pages, output.list("tables"), None).await
+                let pages = Pages::new(&Client::connect(target).await?, ListTablesRequest::default());
+                pages::print(pages, output.list("tables"), None).await
             }
             Self::Import(import) => import.run(target).await,
             Self::Watch { tables, flags } => watch::run(target, output, flags, RecordChanges { tables }).await,
@@ -122,41 +120,15 @@ impl Records {
 impl Put {
     async fn run(self, target: &Target, output: &mut Output) -> Result<(), Failure> {
         let request = PutRecordRequest {
-            document: Some(read_document(&self.document)?),
+            document: Some(read_document("the document", &self.document)?),
             table: self.table,
             id: self.id,
             etag: self.etag.unwrap_or_default(),
             create_only: self.create_only,
-            request_id: self.request_id.unwrap_or_else(request_id),
+            request_id: self.intent.id(),
         };
-        let client = Client::connect(target).await?;
-        let put =
-            client.unary(request, |channel, request| async move { records(channel).put_record(request).await }).await?;
-        output.one(&put.into_inner())
+        output.one(&Client::connect(target).await?.call(request).await?)
     }
-}
-
-fn read_document(argument: &str) -> Result<Struct, Failure> {
-    let file = |path: &str| fs::read_to_string(path);
-    let text = match argument.strip_prefix('@') {
-        Some(path) => file(path).map_err(|source| Failure::File { operation: "read", path: path.into(), source })?,
-        None if argument == "-" => io::read_to_string(io::stdin()).map_err(|source| Failure::File {
-            operation: "read",
-            path: "stdin".into(),
-            source,
-        })?,
-        None => argument.to_owned(),
-    };
-    json::from_json(&text).map_err(|error| Failure::Argument {
-        argument: "the document".to_owned(),
-        reason: format!("{error}; it must be a JSON object, such as '{{\"length_m\": 4.2}}'"),
-    })
-}
-
-async fn get(client: &Client, request: GetRecordRequest) -> Result<Record, Failure> {
-    let record =
-        client.unary(request, |channel, request| async move { records(channel).get_record(request).await }).await?;
-    Ok(record.into_inner())
 }
 
 impl Delete {
@@ -167,73 +139,16 @@ impl Delete {
             id: self.id,
             etag: self.etag.unwrap_or_default(),
             allow_missing: self.allow_missing,
-            request_id: self.request_id.unwrap_or_else(request_id),
+            request_id: self.intent.id(),
         };
-        client.unary(request, |channel, request| async move { records(channel).delete_record(request).await }).await?;
+        client.call(request).await?;
         talk::remark(&format!("deleted {name}"));
         Ok(())
     }
 }
 
-fn records(channel: Channel) -> RecordsServiceClient<Channel> {
-    RecordsServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
-}
-
-/// The pages of one table.
-struct RecordPages {
-    request: ListRecordsRequest,
-    ended: bool,
-}
-
-impl RecordPages {
-    fn of(table: String, id_prefix: String) -> Self {
-        Self { request: ListRecordsRequest { table, id_prefix, ..ListRecordsRequest::default() }, ended: false }
-    }
-}
-
-impl Pager for RecordPages {
-    type Item = Record;
-
-    async fn next(&mut self, client: &Client, wanted: usize) -> Result<Option<Page<Record>>, Failure> {
-        if self.ended {
-            return Ok(None);
-        }
-        self.request.page_size = pages::size(wanted);
-        let response = client
-            .unary(self.request.clone(), |channel, request| async move { records(channel).list_records(request).await })
-            .await?;
-        let revision = pages::revision(response.metadata());
-        let page = response.into_inner();
-        self.ended = page.next_page_token.is_empty();
-        self.request.page_token = page.next_page_token;
-        Ok(Some(Page { items: page.records, revision }))
-    }
-}
-
-/// The pages of the list of tables.
-#[derive(Default)]
-struct TablePages {
-    request: ListTablesRequest,
-    ended: bool,
-}
-
-impl Pager for TablePages {
-    type Item = Table;
-
-    async fn next(&mut self, client: &Client, wanted: usize) -> Result<Option<Page<Table>>, Failure> {
-        if self.ended {
-            return Ok(None);
-        }
-        self.request.page_size = pages::size(wanted);
-        let response = client
-            .unary(self.request.clone(), |channel, request| async move { records(channel).list_tables(request).await })
-            .await?;
-        let revision = pages::revision(response.metadata());
-        let page = response.into_inner();
-        self.ended = page.next_page_token.is_empty();
-        self.request.page_token = page.next_page_token;
-        Ok(Some(Page { items: page.tables, revision }))
-    }
+fn records_of(client: &Client, table: String, id_prefix: String) -> Pages<ListRecordsRequest> {
+    Pages::new(client, ListRecordsRequest { table, id_prefix, ..ListRecordsRequest::default() })
 }
 
 /// What `records watch` needs to know.
@@ -243,16 +158,18 @@ struct RecordChanges {
 }
 
 impl Watched for RecordChanges {
-    type Watch = follow::Records;
+    type Watch = streams::Records;
     type Pages = EverythingPages;
 
-    fn watch(&self) -> follow::Records {
-        follow::Records { tables: self.tables.clone() }
+    fn watch(&self) -> streams::Records {
+        streams::Records { tables: self.tables.clone() }
     }
 
-    fn pages(&self) -> EverythingPages {
+    fn pages(&self, client: &Client) -> EverythingPages {
+        let all = self.tables.is_empty();
         EverythingPages {
-            unknown: self.tables.is_empty().then(TablePages::default),
+            client: client.clone(),
+            unknown: all.then(|| Pages::new(client, ListTablesRequest::default())),
             tables: self.tables.iter().cloned().collect(),
             current: None,
         }
@@ -285,26 +202,27 @@ impl Watched for RecordChanges {
 
 /// The records of many tables, table by table.
 struct EverythingPages {
+    client: Client,
     /// The tables that aren't known yet, if all are wanted.
-    unknown: Option<TablePages>,
+    unknown: Option<Pages<ListTablesRequest>>,
     tables: VecDeque<String>,
-    current: Option<RecordPages>,
+    current: Option<Pages<ListRecordsRequest>>,
 }
 
 impl Pager for EverythingPages {
     type Item = Record;
 
-    async fn next(&mut self, client: &Client, wanted: usize) -> Result<Option<Page<Record>>, Failure> {
+    async fn next(&mut self, wanted: usize) -> Result<Option<Page<Record>>, Failure> {
         loop {
             if let Some(pages) = &mut self.current {
-                match pages.next(client, wanted).await? {
+                match Pager::next(pages, wanted).await? {
                     Some(page) => return Ok(Some(page)),
                     None => self.current = None,
                 }
             } else if let Some(table) = self.tables.pop_front() {
-                self.current = Some(RecordPages::of(table, String::new()));
+                self.current = Some(records_of(&self.client, table, String::new()));
             } else if let Some(unknown) = &mut self.unknown {
-                match unknown.next(client, usize::MAX).await? {
+                match unknown.next(usize::MAX).await? {
                     Some(page) => self.tables.extend(page.items.into_iter().map(|table| table.name)),
                     None => self.unknown = None,
                 }

@@ -3,11 +3,12 @@
 use flotilla_proto::{
     cluster::v1::SpaceCheck,
     records::v1::{Record, Table},
+    threads::v1::{Member, Thread},
     users::v1::User,
 };
 use prost_types::Timestamp;
 
-use crate::client::json::to_json;
+use super::json::to_json;
 
 /// A message that is a row of a table.
 pub(super) trait Row {
@@ -48,6 +49,31 @@ impl Row for Table {
 
     fn cells(&self) -> Vec<String> {
         vec![self.name.clone()]
+    }
+}
+
+impl Row for Thread {
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "MEMBERS", "EVENTS", "CREATED", "UPDATED", "ETAG"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.display_name.clone(),
+            self.member_count.to_string(),
+            self.last_sequence.to_string(),
+            time(self.create_time.as_ref()),
+            time(self.update_time.as_ref()),
+            self.etag.clone(),
+        ]
+    }
+}
+
+impl Row for Member {
+    const COLUMNS: &'static [&'static str] = &["USER", "NAME", "JOINED", "AT"];
+
+    fn cells(&self) -> Vec<String> {
+        let at = format!("#{}", self.join_sequence);
+        vec![self.user_id.clone(), self.display_name.clone(), time(self.join_time.as_ref()), at]
     }
 }
 

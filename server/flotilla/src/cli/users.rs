@@ -1,22 +1,22 @@
 //! `flotilla users …`.
 
 use clap::{Args, Subcommand};
+use flotilla_client::{Client, Pages, Target, watch as streams};
 use flotilla_proto::users::v1::{
     CreateUserRequest, DeleteUserRequest, GetUserRequest, ListUsersRequest, UpdateUserRequest, User, UserEvent,
-    user_event::Kind, users_service_client::UsersServiceClient,
+    user_event::Kind,
 };
 use prost_types::FieldMask;
-use tonic::transport::Channel;
 
 use super::{
     Failure,
+    intent::Intent,
     output::Output,
-    pages::{self, Page, Pager},
+    pages,
     row::time,
     talk,
     watch::{self, WatchFlags, Watched},
 };
-use crate::client::{Client, MAX_MESSAGE, Target, follow, request_id};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Users {
@@ -44,9 +44,8 @@ pub(super) struct Create {
     email: String,
     #[command(flatten)]
     fields: Fields,
-    /// Repeat an earlier call's id so that it counts once [default: a new one]
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    intent: Intent,
 }
 
 #[derive(Debug, Args)]
@@ -93,9 +92,8 @@ pub(super) struct Update {
     /// Change only this version
     #[arg(long)]
     etag: Option<String>,
-    /// Repeat an earlier call's id so that it counts once [default: a new one]
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    intent: Intent,
 }
 
 #[derive(Debug, Args)]
@@ -108,9 +106,8 @@ pub(super) struct Delete {
     /// A user who doesn't exist is a success
     #[arg(long)]
     allow_missing: bool,
-    /// Repeat an earlier call's id so that it counts once [default: a new one]
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[command(flatten)]
+    intent: Intent,
 }
 
 impl Users {
@@ -121,7 +118,7 @@ impl Users {
         let client = Client::connect(target).await?;
         match self {
             Self::Create(create) => output.one(&create.call(&client).await?),
-            Self::Get { id } => output.one(&get(&client, id).await?),
+            Self::Get { id } => output.one(&client.call(GetUserRequest { id }).await?),
             Self::List(list) => list.call(&client, output).await,
             Self::Update(update) => output.one(&update.call(&client).await?),
             Self::Delete(delete) => delete.call(&client).await,
@@ -141,17 +138,8 @@ impl Create {
             labels: fields.labels.into_iter().collect(),
             ..User::default()
         };
-        let request = CreateUserRequest { user: Some(user), request_id: self.request_id.unwrap_or_else(request_id) };
-        let created =
-            client.unary(request, |channel, request| async move { users(channel).create_user(request).await }).await?;
-        Ok(created.into_inner())
+        Ok(client.call(CreateUserRequest { user: Some(user), request_id: self.intent.id() }).await?)
     }
-}
-
-async fn get(client: &Client, id: String) -> Result<User, Failure> {
-    let request = GetUserRequest { id };
-    let user = client.unary(request, |channel, request| async move { users(channel).get_user(request).await }).await?;
-    Ok(user.into_inner())
 }
 
 impl List {
@@ -161,38 +149,7 @@ impl List {
             name_prefix: self.name_prefix.unwrap_or_default(),
             ..ListUsersRequest::default()
         };
-        pages::print(client, Pages::new(filter), output.list("users"), self.limit).await
-    }
-}
-
-/// The pages of a list of users.
-struct Pages {
-    request: ListUsersRequest,
-    ended: bool,
-}
-
-impl Pages {
-    fn new(filter: ListUsersRequest) -> Self {
-        Self { request: filter, ended: false }
-    }
-}
-
-impl Pager for Pages {
-    type Item = User;
-
-    async fn next(&mut self, client: &Client, wanted: usize) -> Result<Option<Page<User>>, Failure> {
-        if self.ended {
-            return Ok(None);
-        }
-        self.request.page_size = pages::size(wanted);
-        let response = client
-            .unary(self.request.clone(), |channel, request| async move { users(channel).list_users(request).await })
-            .await?;
-        let revision = pages::revision(response.metadata());
-        let page = response.into_inner();
-        self.ended = page.next_page_token.is_empty();
-        self.request.page_token = page.next_page_token;
-        Ok(Some(Page { items: page.users, revision }))
+        pages::print(Pages::new(client, filter), output.list("users"), self.limit).await
     }
 }
 
@@ -227,11 +184,9 @@ impl Update {
         let request = UpdateUserRequest {
             user: Some(user),
             update_mask: Some(FieldMask { paths }),
-            request_id: self.request_id.unwrap_or_else(request_id),
+            request_id: self.intent.id(),
         };
-        let updated =
-            client.unary(request, |channel, request| async move { users(channel).update_user(request).await }).await?;
-        Ok(updated.into_inner())
+        Ok(client.call(request).await?)
     }
 }
 
@@ -241,16 +196,12 @@ impl Delete {
             id: self.id.clone(),
             etag: self.etag.unwrap_or_default(),
             allow_missing: self.allow_missing,
-            request_id: self.request_id.unwrap_or_else(request_id),
+            request_id: self.intent.id(),
         };
-        client.unary(request, |channel, request| async move { users(channel).delete_user(request).await }).await?;
+        client.call(request).await?;
         talk::remark(&format!("deleted {}", self.id));
         Ok(())
     }
-}
-
-fn users(channel: Channel) -> UsersServiceClient<Channel> {
-    UsersServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -262,11 +213,11 @@ fn label(text: &str) -> Result<(String, String), String> {
 struct UserChanges;
 
 impl Watched for UserChanges {
-    type Watch = follow::Users;
-    type Pages = Pages;
+    type Watch = streams::Users;
+    type Pages = Pages<ListUsersRequest>;
 
-    fn watch(&self) -> follow::Users {
-        follow::Users
+    fn watch(&self) -> streams::Users {
+        streams::Users
     }
 
     fn resource(event: &UserEvent) -> Option<&User> {
@@ -293,7 +244,7 @@ impl Watched for UserChanges {
         format!("{}  {}  {}{labels}", user.id, user.email, user.display_name)
     }
 
-    fn pages(&self) -> Pages {
-        Pages::new(ListUsersRequest::default())
+    fn pages(&self, client: &Client) -> Self::Pages {
+        Pages::new(client, ListUsersRequest::default())
     }
 }

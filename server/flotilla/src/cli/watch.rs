@@ -1,26 +1,24 @@
 //! What `users watch` and `records watch` share: printing changes, surviving servers, and keeping
 //! the place for the next run.
 
-use std::{collections::HashMap, fs, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fs, io, path::PathBuf};
 
 use clap::Args;
+use flotilla_client::{
+    Client, Target,
+    watch::{Follower, News, Watch},
+};
 use flotilla_proto::feed::v1::{Cursor, Reset};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Failure, checkpoint,
+    json::Named,
     output::Output,
-    pages::{Page, Pager},
+    pages::{self, Page, Pager},
     talk,
 };
-use crate::{
-    client::{
-        CallError, Client, Target,
-        follow::{Follower, News, Watch},
-        json::Named,
-    },
-    serve::ServeError,
-};
+use crate::serve::ServeError;
 
 /// Where a watch begins, and where it keeps its place.
 #[derive(Debug, Args)]
@@ -43,7 +41,7 @@ pub(super) trait Watched {
     /// The stream to follow.
     fn watch(&self) -> Self::Watch;
     /// All there is.
-    fn pages(&self) -> Self::Pages;
+    fn pages(&self, client: &Client) -> Self::Pages;
     /// What an event is about.
     fn resource(event: &Event<Self>) -> Option<&Resource<Self>>;
     /// What tells a resource from others.
@@ -121,17 +119,8 @@ fn tell(reset: &Reset, output: &mut Output) -> Result<(), Failure> {
 /// Prints all there is.
 async fn scan<W: Watched>(client: &Client, watched: &W, output: &mut Output) -> Result<Snapshot, Failure> {
     let mut snapshot = Snapshot::default();
-    let mut pages = watched.pages();
-    loop {
-        let page = match pages.next(client, usize::MAX).await {
-            Err(Failure::Call(error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }))) => {
-                talk::warning(&format!("listing goes on when it can: {error}"));
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-            page => page?,
-        };
-        let Some(Page { items, revision }) = page else { break };
+    let mut pages = watched.pages(client);
+    while let Some(Page { items, revision }) = pages::patiently(&mut pages).await? {
         for resource in items {
             output.item("snapshot", &resource, &format!("snapshot  {}", W::summary(&resource)))?;
             snapshot.revisions.insert(W::id(&resource), revision);

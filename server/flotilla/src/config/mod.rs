@@ -9,9 +9,10 @@
 //! * `keys`: the closed list of keys, and the nearest known name for a typo.
 //! * `layers`: one value for each key, from the strongest source that gives one.
 //! * `units`: sizes and durations as people write them.
-//! * `client`: the small file of the command line.
+//! * `client`: the small file of the command line; `device`: the name of its device.
 
 pub mod client;
+pub mod device;
 mod error;
 mod keys;
 mod layers;

@@ -8,6 +8,7 @@
 mod calls;
 mod harness;
 mod import;
+mod people;
 mod start;
 mod stop;
 mod tour;

@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use flotilla_proto::{
-    FILE_DESCRIPTOR_SET, cluster::v1 as cluster, feed::v1 as feed, records::v1 as records, users::v1 as users,
+    FILE_DESCRIPTOR_SET, cluster::v1 as cluster, feed::v1 as feed, records::v1 as records, threads::v1 as threads,
+    users::v1 as users,
 };
 use prost::Message;
 use prost_reflect::{
@@ -12,7 +13,7 @@ use prost_reflect::{
 use serde_json::{Deserializer, Number, Value};
 
 /// A message that knows its full name, under which the contract describes it.
-pub trait Named: Message + Default {
+pub(super) trait Named: Message + Default {
     /// `flotilla.users.v1.User`.
     const NAME: &'static str;
 }
@@ -33,6 +34,11 @@ named! {
     records::Table => "flotilla.records.v1.Table",
     cluster::CheckResponse => "flotilla.cluster.v1.CheckResponse",
     feed::Reset => "flotilla.feed.v1.Reset",
+    threads::Thread => "flotilla.threads.v1.Thread",
+    threads::Member => "flotilla.threads.v1.Member",
+    threads::Event => "flotilla.threads.v1.Event",
+    threads::Device => "flotilla.threads.v1.Device",
+    threads::ThreadReset => "flotilla.threads.v1.ThreadReset",
     prost_types::Struct => "google.protobuf.Struct",
 }
 
@@ -42,7 +48,7 @@ static POOL: LazyLock<DescriptorPool> =
 
 /// The message as JSON: lowerCamelCase names, times as RFC 3339, enums by name, 64-bit numbers as
 /// strings; what is empty is left out.
-pub fn to_json<M: Named>(message: &M) -> Value {
+pub(super) fn to_json<M: Named>(message: &M) -> Value {
     let Some(descriptor) = POOL.get_message_by_name(M::NAME) else { return Value::Null };
     let mut dynamic = DynamicMessage::new(descriptor);
     if dynamic.transcode_from(message).is_err() {
@@ -93,7 +99,7 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 ///
 /// # Errors
 /// The parser's, with line and column.
-pub fn from_json<M: Named>(text: &str) -> Result<M, serde_json::Error> {
+pub(super) fn from_json<M: Named>(text: &str) -> Result<M, serde_json::Error> {
     let unknown = || serde::de::Error::custom(format!("the contract has no {}", M::NAME));
     let descriptor = POOL.get_message_by_name(M::NAME).ok_or_else(unknown)?;
     let mut parser = Deserializer::from_str(text);
@@ -143,5 +149,7 @@ mod tests {
         assert!(described::<users::User>() && described::<users::UserEvent>());
         assert!(described::<records::Record>() && described::<records::RecordEvent>() && described::<records::Table>());
         assert!(described::<cluster::CheckResponse>() && described::<feed::Reset>());
+        assert!(described::<threads::Thread>() && described::<threads::Member>() && described::<threads::Event>());
+        assert!(described::<threads::Device>() && described::<threads::ThreadReset>());
     }
 }

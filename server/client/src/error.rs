@@ -1,4 +1,4 @@
-//! What a call that failed means for a person, and what to do next.
+//! What a call that failed means for a person.
 
 use std::{collections::BTreeMap, error::Error, fmt, time::Duration};
 
@@ -6,8 +6,10 @@ use flotilla_proto::errors::v1::Reason;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::retry::is_broken;
+
 /// Why a call has no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// The endpoint can't be called at all.
     #[error("the endpoint {endpoint:?} can't be used: {reason}")]
@@ -18,15 +20,15 @@ pub enum CallError {
         reason: String,
     },
     /// A user's or device's name can't be sent.
-    #[error("--{what} {name:?}: a name is printable ASCII")]
+    #[error("the {what} {name:?} can't be sent: only printable ASCII can")]
     Name {
-        /// The flag.
+        /// `user` or `device`.
         what: &'static str,
         /// As given.
         name: String,
     },
     /// Nobody answers.
-    #[error("cannot reach {endpoint}: {reason}; is the server running? start one with `flotilla dev`")]
+    #[error("cannot reach {endpoint}: {reason}")]
     Unreachable {
         /// The server.
         endpoint: String,
@@ -34,10 +36,7 @@ pub enum CallError {
         reason: String,
     },
     /// No answer in time.
-    #[error(
-        "no answer from {endpoint} within {after:?}; a write may have happened, which reading tells. \
-         Wait longer with --timeout"
-    )]
+    #[error("no answer from {endpoint} within {after:?}; a write may have happened, which reading tells")]
     TimedOut {
         /// The server.
         endpoint: String,
@@ -51,10 +50,10 @@ pub enum CallError {
 
 impl CallError {
     /// What a status means.
-    pub(super) fn from_status(endpoint: &str, status: &Status) -> Self {
+    pub(crate) fn from_status(endpoint: &str, status: &Status) -> Self {
         match status.source() {
             // Not from a server: the connection failed under the call.
-            Some(source) if status.code() == Code::Unavailable => {
+            Some(source) if is_broken(status) => {
                 Self::Unreachable { endpoint: endpoint.to_owned(), reason: root_cause(source) }
             }
             _ => Self::Refused(Box::new(Refusal::from_status(status))),
@@ -120,30 +119,8 @@ impl fmt::Display for Refusal {
                 write!(f, "\n  {field}: {description}")?;
             }
         }
-        match self.known_reason().and_then(advice) {
-            Some(advice) => write!(f, "\n  try: {advice}"),
-            None => Ok(()),
-        }
+        Ok(())
     }
-}
-
-/// What a person can do at this command line; none where the server's sentence says it all.
-fn advice(reason: Reason) -> Option<&'static str> {
-    let advice = match reason {
-        Reason::CallerMissing => "say who you are with --as USER (and --device DEVICE)",
-        Reason::EmailTaken => "another address, or `flotilla users list --email ADDRESS` to see who has it",
-        Reason::EtagStale => "read it again, decide again, and send the new --etag",
-        Reason::UserNotFound => "`flotilla users list`, which shows the ids",
-        Reason::RecordNotFound => "`flotilla records list TABLE`, or `flotilla records tables`",
-        Reason::RecordExists => "leave out --create-only to write over it",
-        Reason::RequestIdReused => "leave out --request-id, so that a new one is made",
-        Reason::LogFailed => "look at the server's log and disk, then restart it",
-        Reason::DeadlineExpired => "a longer --timeout",
-        Reason::ServiceNotHere => "another --endpoint, or name the service in that server's config",
-        Reason::Internal => "the server's log, which has the details",
-        _ => return None,
-    };
-    Some(advice)
 }
 
 /// As the specification of gRPC writes it.
@@ -170,7 +147,7 @@ fn code_name(code: Code) -> &'static str {
 }
 
 /// The first cause of an error, in the system's words: "connection refused".
-pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -195,13 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_fields_the_reason_and_what_to_do() {
+    fn a_refusal_names_the_fields_and_the_reason() {
         let text = text(Code::AlreadyExists, "another user has a@b.org", "EMAIL_TAKEN", ("user.email", "is taken"));
-        assert_eq!(
-            text,
-            "another user has a@b.org (EMAIL_TAKEN)\n  user.email: is taken\n  try: another address, or `flotilla \
-             users list --email ADDRESS` to see who has it"
-        );
+        assert_eq!(text, "another user has a@b.org (EMAIL_TAKEN)\n  user.email: is taken");
     }
 
     #[test]

@@ -5,26 +5,26 @@ use std::time::Duration;
 /// Pauses that double up to a bound. Each is a random part of its turn's length, at least half, so
 /// that many clients don't come back at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     most: Duration,
     turn: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, most: Duration) -> Self {
+    pub(crate) fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, turn: 0 }
     }
 
     /// The next pause.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let length = self.first.saturating_mul(1 << self.turn.min(16)).min(self.most);
         self.turn += 1;
         length.mul_f64(rand::random_range(0.5..=1.0))
     }
 
     /// Something worked: begin again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.turn = 0;
     }
 }

@@ -1,7 +1,23 @@
-//! A watch stream that survives broken connections and servers, by the rules of
-//! `flotilla.feed.v1`: no gap, no duplicate, or a reset that says so.
+//! The streams of changes of users and records: they survive broken connections and servers, by
+//! the rules of `flotilla.feed.v1`: no gap, no duplicate, or a reset that says so.
+//!
+//! ```no_run
+//! # async fn run(client: flotilla_client::Client) -> Result<(), flotilla_client::CallError> {
+//! use flotilla_client::watch::{Follower, News, Users};
+//!
+//! let mut follower = Follower::new(client, Users, None);
+//! loop {
+//!     match follower.next().await? {
+//!         News::Event(event) => println!("{:?} {:?}", event.kind(), event.user),
+//!         News::Reset(reset) => println!("read everything anew: {}", reset.message),
+//!         _ => {}
+//!     }
+//!     // Whoever stores follower.cursor() goes on from there another day.
+//! }
+//! # }
+//! ```
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use flotilla_proto::{
     feed::v1::{Cursor, Reset},
@@ -14,10 +30,12 @@ use flotilla_proto::{
         watch_users_response,
     },
 };
-use tokio::time::Instant;
-use tonic::{Code, Status, Streaming};
 
-use super::{CallError, Client, MAX_MESSAGE, backoff::Backoff, error::root_cause};
+pub use crate::resume::Opening;
+use crate::{
+    CallError, Client, MAX_MESSAGE,
+    resume::{Heard, Line},
+};
 
 /// A service's watch stream.
 pub trait Watch {
@@ -27,11 +45,7 @@ pub trait Watch {
     type Response;
 
     /// Opens the stream after a cursor, or from now on.
-    fn open(
-        &self,
-        client: &Client,
-        cursor: Option<Cursor>,
-    ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
+    fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<Self::Response>;
 
     /// Takes a message apart; none for one of a later version.
     fn item(response: Self::Response) -> Option<Item<Self::Event>>;
@@ -51,6 +65,7 @@ pub enum Item<E> {
 }
 
 /// What a follower has to tell.
+#[derive(Debug)]
 pub enum News<E> {
     /// A change. The cursor is now behind it.
     Event(Box<E>),
@@ -70,27 +85,18 @@ pub enum News<E> {
     Reset(Reset),
 }
 
-/// A client that hears nothing for this long takes the stream for dead; a server sends a heartbeat
-/// after 20 seconds.
-const SILENCE: Duration = Duration::from_secs(60);
-const OPEN: Duration = Duration::from_secs(10);
-
 /// Follows a watch stream.
 pub struct Follower<W: Watch> {
     client: Client,
     watch: W,
     cursor: Option<Cursor>,
-    stream: Option<Streaming<W::Response>>,
-    backoff: Backoff,
-    /// When to open the stream again.
-    resume_at: Option<Instant>,
+    line: Line<W::Response>,
 }
 
 impl<W: Watch> Follower<W> {
     /// Follows from after a cursor, or from now on.
     pub fn new(client: Client, watch: W, cursor: Option<Cursor>) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-        Self { client, watch, cursor, stream: None, backoff, resume_at: None }
+        Self { client, watch, cursor, line: Line::new() }
     }
 
     /// Where the follower is: everything up to here has been told.
@@ -104,45 +110,22 @@ impl<W: Watch> Follower<W> {
     /// If the server refuses the stream for a reason that trying again doesn't remove.
     pub async fn next(&mut self) -> Result<News<W::Event>, CallError> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                match self.open().await? {
-                    Some(news) => return Ok(news),
-                    None => continue,
-                }
-            };
-            let news = match tokio::time::timeout(SILENCE, stream.message()).await {
-                Ok(Ok(Some(response))) => match W::item(response) {
+            let heard = self.line.hear(|| self.watch.open(self.client.clone(), self.cursor.clone())).await;
+            return Ok(match heard {
+                Heard::Opened { again: true } => News::Resumed,
+                Heard::Opened { again: false } => continue,
+                Heard::Message(response) => match W::item(response) {
                     Some(item) => self.take(item),
                     None => continue,
                 },
-                Ok(Ok(None)) => self.lost("the server ended the stream".to_owned()),
-                Ok(Err(status)) if is_final(&status) => return Err(self.refused(&status)),
-                Ok(Err(status)) => self.lost(describe(&status)),
-                Err(_) => self.lost(format!("nothing was heard for {SILENCE:?}")),
-            };
-            return Ok(news);
-        }
-    }
-
-    /// Opens the stream, after the pause if it broke before.
-    async fn open(&mut self) -> Result<Option<News<W::Event>>, CallError> {
-        if let Some(at) = self.resume_at {
-            tokio::time::sleep_until(at).await;
-        }
-        let opened = tokio::time::timeout(OPEN, self.watch.open(&self.client, self.cursor.clone())).await;
-        match opened {
-            Ok(Ok(stream)) => {
-                self.stream = Some(stream);
-                Ok(self.resume_at.take().map(|_| News::Resumed))
-            }
-            Ok(Err(status)) if is_final(&status) => Err(self.refused(&status)),
-            Ok(Err(status)) => Ok(Some(self.lost(describe(&status)))),
-            Err(_) => Ok(Some(self.lost(format!("no answer within {OPEN:?}")))),
+                Heard::Lost { reason, pause } => News::Lost { reason, pause },
+                Heard::Refused(status) => return Err(CallError::from_status(self.client.endpoint(), &status)),
+            });
         }
     }
 
     fn take(&mut self, item: Item<W::Event>) -> News<W::Event> {
-        self.backoff.reset();
+        self.line.works();
         match item {
             Item::Event(event) => {
                 self.cursor = W::cursor(&event).cloned().or(self.cursor.take());
@@ -154,57 +137,25 @@ impl<W: Watch> Follower<W> {
             }
             Item::Reset(reset) => {
                 self.cursor.clone_from(&reset.cursor);
-                self.stream = None;
+                self.line.leave();
                 News::Reset(reset)
             }
         }
     }
-
-    fn lost(&mut self, reason: String) -> News<W::Event> {
-        let pause = self.backoff.next();
-        self.stream = None;
-        self.resume_at = Some(Instant::now() + pause);
-        News::Lost { reason, pause }
-    }
-
-    fn refused(&self, status: &Status) -> CallError {
-        CallError::from_status(self.client.endpoint(), status)
-    }
-}
-
-/// Whether trying again can't help.
-fn is_final(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented
-    )
-}
-
-fn describe(status: &Status) -> String {
-    use std::error::Error;
-    match status.source() {
-        Some(source) => root_cause(source),
-        None => status.message().to_owned(),
-    }
 }
 
 /// WatchUsers.
+#[derive(Debug)]
 pub struct Users;
 
 impl Watch for Users {
     type Event = UserEvent;
     type Response = WatchUsersResponse;
 
-    async fn open(&self, client: &Client, cursor: Option<Cursor>) -> Result<Streaming<WatchUsersResponse>, Status> {
+    fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<WatchUsersResponse> {
         let mut users = UsersServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
-        Ok(users.watch_users(client.request(WatchUsersRequest { cursor })).await?.into_inner())
+        let request = client.request(WatchUsersRequest { cursor });
+        Box::pin(async move { Ok(users.watch_users(request).await?.into_inner()) })
     }
 
     fn item(response: WatchUsersResponse) -> Option<Item<UserEvent>> {
@@ -221,6 +172,7 @@ impl Watch for Users {
 }
 
 /// WatchRecords.
+#[derive(Debug)]
 pub struct Records {
     /// The tables to watch; none: all.
     pub tables: Vec<String>,
@@ -230,10 +182,10 @@ impl Watch for Records {
     type Event = RecordEvent;
     type Response = WatchRecordsResponse;
 
-    async fn open(&self, client: &Client, cursor: Option<Cursor>) -> Result<Streaming<WatchRecordsResponse>, Status> {
+    fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<WatchRecordsResponse> {
         let mut records = RecordsServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
-        let request = WatchRecordsRequest { cursor, tables: self.tables.clone() };
-        Ok(records.watch_records(client.request(request)).await?.into_inner())
+        let request = client.request(WatchRecordsRequest { cursor, tables: self.tables.clone() });
+        Box::pin(async move { Ok(records.watch_records(request).await?.into_inner()) })
     }
 
     fn item(response: WatchRecordsResponse) -> Option<Item<RecordEvent>> {

@@ -1,0 +1,89 @@
+//! Which message calls which method: [`Client::call`](crate::Client::call) takes each of these.
+
+use std::future::Future;
+
+use flotilla_proto::{
+    cluster::v1::{self as cluster, cluster_service_client::ClusterServiceClient},
+    records::v1::{self as records, records_service_client::RecordsServiceClient},
+    threads::v1::{self as threads, threads_service_client::ThreadsServiceClient},
+    users::v1::{self as users, users_service_client::UsersServiceClient},
+};
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::client::{MAX_MESSAGE, request_id};
+
+/// The request of a method that answers with one message.
+pub trait Method: Clone + Send + 'static {
+    /// What it answers.
+    type Answer: Send;
+
+    /// Gives a request that changes something a request id, if it has none.
+    fn prepare(&mut self) {}
+
+    /// Makes the call once.
+    fn send(
+        channel: Channel,
+        request: Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+/// Lists methods of a service; those with `changes` have a request id.
+macro_rules! methods {
+    ($client:ident { $($request:ty => $method:ident -> $answer:ty $(, $changes:ident)?;)* }) => {
+        $(impl Method for $request {
+            type Answer = $answer;
+
+            $(methods!(@$changes);)?
+
+            async fn send(channel: Channel, request: Request<Self>) -> Result<Response<$answer>, Status> {
+                $client::new(channel).max_decoding_message_size(MAX_MESSAGE).$method(request).await
+            }
+        })*
+    };
+    (@changes) => {
+        fn prepare(&mut self) {
+            if self.request_id.is_empty() {
+                self.request_id = request_id();
+            }
+        }
+    };
+}
+
+methods!(UsersServiceClient {
+    users::CreateUserRequest => create_user -> users::User, changes;
+    users::GetUserRequest => get_user -> users::User;
+    users::ListUsersRequest => list_users -> users::ListUsersResponse;
+    users::UpdateUserRequest => update_user -> users::User, changes;
+    users::DeleteUserRequest => delete_user -> (), changes;
+});
+
+methods!(RecordsServiceClient {
+    records::PutRecordRequest => put_record -> records::Record, changes;
+    records::GetRecordRequest => get_record -> records::Record;
+    records::ListRecordsRequest => list_records -> records::ListRecordsResponse;
+    records::DeleteRecordRequest => delete_record -> (), changes;
+    records::ListTablesRequest => list_tables -> records::ListTablesResponse;
+    records::BatchWriteRequest => batch_write -> records::BatchWriteResponse, changes;
+});
+
+methods!(ThreadsServiceClient {
+    threads::CreateThreadRequest => create_thread -> threads::Thread, changes;
+    threads::GetThreadRequest => get_thread -> threads::Thread;
+    threads::ListThreadsRequest => list_threads -> threads::ListThreadsResponse;
+    threads::UpdateThreadRequest => update_thread -> threads::Thread, changes;
+    threads::AddMemberRequest => add_member -> threads::Member, changes;
+    threads::RemoveMemberRequest => remove_member -> (), changes;
+    threads::ListMembersRequest => list_members -> threads::ListMembersResponse;
+    threads::PostMessageRequest => post_message -> threads::Event, changes;
+    threads::ListEventsRequest => list_events -> threads::ListEventsResponse;
+    threads::AckRequest => ack -> threads::AckResponse, changes;
+    threads::ListDevicesRequest => list_devices -> threads::ListDevicesResponse;
+});
+
+methods!(ClusterServiceClient {
+    cluster::GetServersRequest => get_servers -> cluster::GetServersResponse;
+    cluster::AddServerRequest => add_server -> cluster::Server, changes;
+    cluster::RemoveServerRequest => remove_server -> (), changes;
+    cluster::TransferLeadershipRequest => transfer_leadership -> cluster::TransferLeadershipResponse, changes;
+    cluster::CheckRequest => check -> cluster::CheckResponse, changes;
+});
