@@ -4,6 +4,7 @@
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
 //! * `check`, `health`, `users`, `records`, `import`: call one.
+//! * `backup`, `restore`: a server's data in a file, and a data directory from one.
 //! * `pages`: lists, a page at a time.
 //! * `ndjson`, `batches`, `checkpoint`: what an import reads, and where it goes on.
 //! * `watch`: what `users watch` and `records watch` share.
@@ -11,6 +12,7 @@
 //! * `talk`: everything said to a person, on stderr.
 //! * `failure`: how a command ends badly, and its exit code.
 
+mod backup;
 mod batches;
 mod check;
 mod check_config;
@@ -23,6 +25,7 @@ mod ndjson;
 mod output;
 mod pages;
 mod records;
+mod restore;
 mod row;
 mod serve;
 mod talk;
@@ -70,6 +73,10 @@ enum Command {
     /// Put, read, delete, import and watch JSON documents
     #[command(subcommand)]
     Records(records::Records),
+    /// Save the data of a running server in a file
+    Backup(backup::Backup),
+    /// Make a data directory from a backup
+    Restore(restore::Restore),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -112,6 +119,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(flags) => serving(serve::run(flags)),
         Command::Dev(dev) => serving(dev.run()),
         Command::CheckConfig(flags) => check_config::run(&flags),
+        Command::Restore(restore) => restore.run(&mut Output::new(global.resolve()?.1)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "flotilla", &mut script);
@@ -127,10 +135,12 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
     // Bad arguments are told before a server is looked for.
     match command {
         Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
+        Command::Backup(backup) => Box::pin(backup.run(&target, &mut output)).await,
         Command::Health(health) => health.run(&target, &mut output).await,
         Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
         Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
-        Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) => Ok(()),
+        Command::Restore(_) | Command::Completions { .. } => Ok(()),
     }
 }
 

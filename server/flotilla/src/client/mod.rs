@@ -142,6 +142,11 @@ impl Client {
         request
     }
 
+    /// What the status of a call on [`Client::channel`] means.
+    pub fn failure(&self, status: &Status) -> CallError {
+        CallError::from_status(&self.endpoint, status)
+    }
+
     /// The connection, for streams.
     pub fn channel(&self) -> Channel {
         self.channel.clone()

@@ -94,7 +94,7 @@ pub(super) fn mount(
         running.push(tasks::run(context, built.tasks));
         tracing::debug!(service = definition.name, "mounted");
     }
-    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts)));
+    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts, stopping.subscribe())));
     routes.add_service(health.service(Phase::Draining));
     let names = grpc_names(definitions);
     routes.add_service(reflection(&names).build_v1()?);
