@@ -8,7 +8,7 @@
 //!   signal to stop are injected, so that tests run whole servers in their own process.
 //! * [`client`]: calls with deadlines and retries, streams that resume.
 //! * [`cli`]: the commands; one command, one file.
-//! * [`telemetry`] is logging.
+//! * [`telemetry`] is logging; [`log_control`] changes it at runtime.
 //!
 //! The server never guesses: without services in its config it doesn't start. The command line
 //! never touches data except through the API.
@@ -18,6 +18,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod log_control;
 pub mod serve;
 pub mod services;
 pub mod telemetry;

@@ -15,6 +15,7 @@
 //! * [`identity`]: whose data a directory holds, and who uses it now.
 //! * [`open`]: from a data directory to all of the above; rebuilds what is derived.
 //! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
+//! * [`sizes`]: how much of all this there is.
 //! * [`segment`]: the checksummed files that log and changes are made of.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
@@ -38,6 +39,7 @@ mod raft;
 pub mod replica;
 pub mod restore;
 mod segment;
+pub mod sizes;
 mod snapshot;
 mod upkeep;
 mod window;
@@ -49,4 +51,5 @@ pub use flotilla_proto::storage::v1::Change;
 pub use metrics::Metrics;
 pub use replica::{CheckReport, Committed, Consistency, Options, Replica, SpaceCheck, Status};
 pub use restore::{RestoreOptions, Restored, restore};
+pub use sizes::Sizes;
 pub use window::request_key;

@@ -161,7 +161,7 @@ pub(crate) struct Inner {
     pub(crate) history: Arc<str>,
     raft: Raft,
     batcher: Arc<Batcher>,
-    log: Arc<Log>,
+    pub(crate) log: Arc<Log>,
     pub(crate) derived: Arc<Derived>,
     pub(crate) snapshots: Arc<Snapshots>,
     /// Places for backups.

@@ -7,8 +7,10 @@
 
 mod backup;
 mod calls;
+mod debug;
 mod harness;
 mod import;
+mod overload;
 mod start;
 mod stop;
 mod tour;
