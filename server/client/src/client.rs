@@ -218,6 +218,11 @@ impl Client {
         request
     }
 
+    /// What the status of a call that was made otherwise means.
+    pub fn failure(&self, status: &Status) -> CallError {
+        CallError::from_status(&self.endpoint, status)
+    }
+
     /// The connection, for calls that are made otherwise.
     pub fn channel(&self) -> Channel {
         self.channel.clone()

@@ -7,7 +7,7 @@
 //! * [`serve`]: from a config to a server that runs, and back to nothing. Listeners and the
 //!   signal to stop are injected, so that tests run whole servers in their own process.
 //! * [`cli`]: the commands; one command, one file.
-//! * [`telemetry`] is logging.
+//! * [`telemetry`] is logging; [`log_control`] changes it at runtime.
 //!
 //! The server never guesses: without services in its config it doesn't start. The command line
 //! never touches data except through the API.
@@ -16,6 +16,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod log_control;
 pub mod serve;
 pub mod services;
 pub mod telemetry;

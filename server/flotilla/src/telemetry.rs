@@ -12,14 +12,18 @@ use tracing_subscriber::{
     fmt::{format::Writer, time::FormatTime},
 };
 
-use crate::config::{LogFormat, Telemetry};
+use crate::{
+    config::{LogFormat, Telemetry},
+    log_control,
+};
 
 /// Starts logging, for the whole process. A second call changes nothing.
 ///
 /// # Errors
 /// If `telemetry.log` is neither a level nor directives.
 pub fn start(config: &Telemetry) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(directives(&config.log))?;
+    let directives = directives(&config.log);
+    let filter = EnvFilter::builder().parse(&directives)?;
     let terminal = io::stderr().is_terminal();
     let pretty = match config.log_format {
         LogFormat::Auto => terminal,
@@ -28,16 +32,30 @@ pub fn start(config: &Telemetry) -> Result<(), ParseError> {
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // An error here means that a test in this process has started logging before.
-    let _ = match pretty {
-        true => log.compact().with_timer(Clock).with_target(false).with_ansi(terminal && colours()).try_init(),
-        false => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-    };
+    match pretty {
+        true => {
+            let log = log.compact().with_timer(Clock).with_target(false).with_ansi(terminal && colours());
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            if log.try_init().is_ok() {
+                log_control::remember(directives, move |filter| handle.reload(filter));
+            }
+        }
+        false => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            if log.try_init().is_ok() {
+                log_control::remember(directives, move |filter| handle.reload(filter));
+            }
+        }
+    }
     Ok(())
 }
 
 /// Raft's library tells every step of its own life, and warns of the ordinary ones. It is heard when
 /// something fails, or when the directives name it.
-fn directives(log: &str) -> String {
+pub(crate) fn directives(log: &str) -> String {
     match log.contains("openraft") {
         true => log.to_owned(),
         false => format!("{log},openraft=error"),

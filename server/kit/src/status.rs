@@ -58,6 +58,12 @@ pub fn retry_delay(reason: Reason) -> Option<Duration> {
     }
 }
 
+/// Half of it to one and a half: those who were refused together don't come back together.
+fn jittered(delay: Duration) -> Duration {
+    let chance = (ulid::Ulid::new().random() & 0xffff) as u32;
+    delay / 2 + delay * chance / 0xffff
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let Some(reason) = error.reason() else {
@@ -67,7 +73,7 @@ impl From<Error> for Status {
             error.metadata().into_iter().map(|(key, value)| (key.to_owned(), shortened(&value, 2 * MAX_NAME)));
         let mut details = ErrorDetails::with_error_info(reason.wire_name(), ERROR_DOMAIN, HashMap::from_iter(metadata));
         if let Some(delay) = retry_delay(reason) {
-            details.set_retry_info(Some(delay));
+            details.set_retry_info(Some(jittered(delay)));
         }
         match &error {
             Error::InvalidFields(violations) => {
@@ -169,6 +175,17 @@ mod tests {
             let passing = matches!(code(reason), Code::Unavailable | Code::ResourceExhausted);
             assert_eq!(retry_delay(reason).is_some(), passing, "{}", reason.wire_name());
         }
+    }
+
+    #[test]
+    fn those_who_are_refused_together_are_asked_back_at_different_times() {
+        let delay = || {
+            let status = Status::from(Error::Overloaded { waiting: 9 });
+            status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("a delay")
+        };
+        let delays: Vec<Duration> = (0..50).map(|_| delay()).collect();
+        assert!(delays.iter().all(|delay| (50..=150).contains(&delay.as_millis())), "{delays:?}");
+        assert!(delays.iter().any(|delay| *delay != delays[0]));
     }
 
     #[test]

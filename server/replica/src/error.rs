@@ -126,6 +126,126 @@ pub enum CheckError {
     Store(#[from] StoreError),
 }
 
+/// Why a snapshot or backup can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is another kind of file.
+    #[error("it does not begin as a backup does")]
+    NotASnapshot,
+    /// It was written by a newer Flotilla.
+    #[error("it has format {found}, and this version reads up to {known}: use a newer flotilla")]
+    NewerFormat {
+        /// Its format.
+        found: u32,
+        /// The newest format that this version reads.
+        known: u32,
+    },
+    /// It has no end.
+    #[error("it is cut: it should go on after byte {after}")]
+    Cut {
+        /// Bytes that make sense, about.
+        after: u64,
+    },
+    /// It holds what it can't hold.
+    #[error("it is damaged in the record at byte {at}: {what}")]
+    Damaged {
+        /// Where the record starts.
+        at: u64,
+        /// What was found.
+        what: String,
+    },
+    /// The disk refused.
+    #[error("the system does not give it")]
+    Io(#[source] io::Error),
+}
+
+/// Why no backup was made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// As many as possible are under way.
+    #[error("{at_most} backups are under way already")]
+    TooMany {
+        /// How many may be.
+        at_most: usize,
+    },
+    /// All rows were being read for something else.
+    #[error("all rows were being read by snapshots, checks or other backups for {waited:?}")]
+    Busy {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Rows changed faster than their former values can be kept.
+    #[error("the rows changed too fast for a backup, {tries} times")]
+    ChangedTooFast {
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// Too little room is left for the file that is sent.
+    #[error("{free} bytes are free where the data is, and a backup needs {required}")]
+    DiskFull {
+        /// Bytes free.
+        free: u64,
+        /// Bytes that must be free.
+        required: u64,
+    },
+    /// The rows are not what the log led to.
+    #[error("the rows are not what the log led to: {what}")]
+    Diverged {
+        /// Which spaces differ.
+        what: String,
+    },
+    /// What is current could not be learnt.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The rows could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk refused.
+    #[error("the file that is sent can't be written or read")]
+    Io(#[source] io::Error),
+    /// This server is stopping.
+    #[error("the server is stopping")]
+    ShuttingDown,
+}
+
+/// Why a backup was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup can't be read, or is not whole.
+    #[error("the backup {} can't be restored", .file.display())]
+    Backup {
+        /// The backup.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Unreadable,
+    },
+    /// There is something already.
+    #[error(
+        "{path} is not empty (it has {found}), and a restore never writes over data: choose another directory, or move \
+         away what is there", path = .path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One of the names in it.
+        found: String,
+    },
+    /// Too little room is left.
+    #[error("{free} bytes are free at {path}, and the restored data needs {required}", path = .path.display())]
+    DiskFull {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that must be free.
+        required: u64,
+    },
+    /// The directory can't be made. What was begun is begun anew by another restore.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
 /// Why a data directory can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -174,6 +294,15 @@ pub enum OpenError {
     Incomplete {
         /// What is missing.
         what: String,
+    },
+    /// A restore into it was interrupted.
+    #[error(
+        "a restore into {path} was interrupted, and what is there is not whole: run the restore again, which begins \
+         anew", path = .path.display()
+    )]
+    HalfRestored {
+        /// The directory.
+        path: PathBuf,
     },
     /// The disk refused.
     #[error("can't {operation} {path}", path = .path.display())]

@@ -11,15 +11,18 @@
 //! * [`changes`], [`feed`]: change records on disk, and reading them in order.
 //! * [`window`]: the requests that are remembered so that a retry counts once.
 //! * [`snapshot`]: the rows in one file, so that the log can be purged.
+//! * [`backup`], [`restore`]: a snapshot that leaves the server, and a directory made from one.
 //! * [`identity`]: whose data a directory holds, and who uses it now.
 //! * [`open`]: from a data directory to all of the above; rebuilds what is derived.
 //! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
+//! * [`sizes`]: how much of all this there is.
 //! * [`segment`]: the checksummed files that log and changes are made of.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
 //! The only crate that names openraft. It reads no configuration and no
 //! environment: [`replica::Options`] has everything.
 
+pub mod backup;
 mod batcher;
 pub mod changes;
 pub mod clock;
@@ -34,14 +37,19 @@ mod network;
 mod open;
 mod raft;
 pub mod replica;
+pub mod restore;
 mod segment;
+pub mod sizes;
 mod snapshot;
 mod upkeep;
 mod window;
 
-pub use error::{CheckError, FeedError, OpenError, ProposeError, ReadError};
+pub use backup::{Backup, BackupInfo, BackupPlace};
+pub use error::{BackupError, CheckError, FeedError, OpenError, ProposeError, ReadError, RestoreError, Unreadable};
 pub use feed::{Cursor, Feed};
 pub use flotilla_proto::storage::v1::Change;
 pub use metrics::Metrics;
 pub use replica::{CheckReport, Committed, Consistency, Options, Replica, SpaceCheck, Status};
+pub use restore::{RestoreOptions, Restored, restore};
+pub use sizes::Sizes;
 pub use window::request_key;

@@ -49,7 +49,7 @@ pub(crate) struct Derived {
     pub(crate) published: watch::Sender<Published>,
     /// Checks that this server asked for and waits for, by id.
     pub(crate) checks: Mutex<Checks>,
-    /// One for the snapshot, one for a check: each reads all rows.
+    /// One for the snapshot, one for a check or a backup: each reads all rows.
     pub(crate) scans: Arc<Semaphore>,
     /// This server is stopping: scans end at their next rows.
     pub(crate) stopping: AtomicBool,

@@ -23,6 +23,7 @@ use crate::{
     log::{self, Log, LogStorage, Writer},
     machine::{Derived, SCANS, recover_window},
     raft::log_id_from_storage,
+    restore,
     snapshot::{SnapshotError, Snapshots},
     window::Window,
 };
@@ -52,6 +53,9 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     let lock = DirectoryLock::take(data_dir)?;
     let identity = match known {
         Some(identity) => identity,
+        None if disk.open(&data_dir.join(restore::PARTIAL)).is_ok() => {
+            return Err(OpenError::HalfRestored { path: data_dir.clone() });
+        }
         None => {
             refuse_strangers(options)?;
             let identity = Identity::new(&options.cell, options.server);
@@ -165,6 +169,9 @@ fn usable_store(
     records: &Records,
     snapshot: Option<u64>,
 ) -> Result<Result<Arc<Store>, String>, OpenError> {
+    if snapshot.is_some() && !store_path(options).exists() {
+        return Ok(Err("it is not there".into()));
+    }
     let store = match Store::open(&store_path(options), options.cache_bytes) {
         Ok(store) => store,
         Err(error @ StoreError::Locked { .. }) => return Err(error.into()),

@@ -12,12 +12,13 @@ use flotilla_proto::storage::v1::{self as storage, Transaction, command};
 use flotilla_store::Store;
 use openraft::{LogIdOptionExt, RaftMetrics, ReadPolicy, async_runtime::watch::WatchReceiver, metrics::WaitError};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Semaphore, oneshot, watch},
     time::Instant,
 };
 
 use crate::{
     CheckError, Cursor, Feed, FeedError, Metrics, OpenError, ProposeError, ReadError,
+    backup::BACKUPS,
     batcher::{self, Batcher},
     clock::{Clock, SystemClock},
     disk::{self, Disk, SystemDisk},
@@ -27,6 +28,7 @@ use crate::{
     network::NoPeers,
     open,
     raft::{Raft, Server, ServerId, TypeConfig},
+    snapshot::Snapshots,
     upkeep::Upkeep,
 };
 
@@ -154,15 +156,18 @@ pub struct Replica {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    identity: Identity,
-    history: Arc<str>,
+pub(crate) struct Inner {
+    pub(crate) identity: Identity,
+    pub(crate) history: Arc<str>,
     raft: Raft,
     batcher: Arc<Batcher>,
-    log: Arc<Log>,
-    derived: Arc<Derived>,
-    upkeep: Upkeep,
-    options: Options,
+    pub(crate) log: Arc<Log>,
+    pub(crate) derived: Arc<Derived>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// Places for backups.
+    pub(crate) backups: Arc<Semaphore>,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) options: Options,
     closing: Mutex<Option<Closing>>,
 }
 
@@ -242,6 +247,8 @@ impl Replica {
             batcher,
             log: opened.log,
             derived: opened.derived,
+            snapshots: opened.snapshots,
+            backups: Arc::new(Semaphore::new(BACKUPS)),
             upkeep,
             options,
             closing,
@@ -416,6 +423,10 @@ impl Replica {
         }
         drop(closing.lock);
         Ok(())
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Why this server acknowledges nothing any more, if so.

@@ -4,7 +4,7 @@
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use flotilla_client::{CallError, SubscribeError};
-use flotilla_replica::OpenError;
+use flotilla_replica::{OpenError, RestoreError, Unreadable};
 
 use super::{advice, import::ImportError, talk};
 use crate::{config::ConfigError, serve::ServeError};
@@ -98,6 +98,27 @@ pub enum Failure {
         /// Its status.
         status: String,
     },
+    /// A backup would replace a file.
+    #[error("{path} exists, and was left alone: choose another name, or write over it with --force", path = .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backup is not whole.
+    #[error("the backup is cut, and nothing of it was kept: {reason}; try again")]
+    Cut {
+        /// What is missing.
+        reason: String,
+    },
+    /// A backup was not restored.
+    #[error(transparent)]
+    Restore(#[from] Box<RestoreError>),
+    /// A person stopped it.
+    #[error("interrupted: {left}")]
+    Interrupted {
+        /// What is left of it.
+        left: String,
+    },
     /// stdout can't be written.
     #[error("can't write to stdout")]
     Output(#[source] io::Error),
@@ -142,6 +163,10 @@ impl Failure {
         match self {
             Self::Config(ConfigError::Read { .. }) => IO,
             Self::Config(_) | Self::FileValue { .. } | Self::Argument { .. } | Self::NotOurs { .. } => USAGE,
+            Self::Restore(error) => restore_code(error),
+            Self::Exists { .. } => USAGE,
+            Self::Interrupted { .. } => INTERRUPTED,
+            Self::Cut { .. } => IO,
             Self::File { .. } | Self::PortTaken { .. } | Self::FreshInUse { .. } => IO,
             Self::Output(_) | Self::Runtime(_) => IO,
             Self::Serve(error) => serve_code(error),
@@ -170,6 +195,15 @@ fn call_code(error: &CallError) -> u8 {
         CallError::Endpoint { .. } | CallError::Name { .. } => USAGE,
         CallError::Unreachable { .. } | CallError::TimedOut { .. } => UNREACHABLE,
         CallError::Refused(_) => REFUSED,
+    }
+}
+
+fn restore_code(error: &RestoreError) -> u8 {
+    match error {
+        RestoreError::NotEmpty { .. } => USAGE,
+        RestoreError::Backup { source: Unreadable::Io(_), .. } | RestoreError::DiskFull { .. } => IO,
+        RestoreError::Backup { .. } => REFUSED,
+        RestoreError::Open(_) => IO,
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
 //! * `check`, `health`, `users`, `records`, `import`, `threads`: call one.
+//! * `backup`, `restore`: a server's data in a file, and a data directory from one.
 //! * `pages`: lists, a page at a time.
 //! * `people`: a user by id, address or name.
 //! * `intent`, `document`: arguments that several commands take.
@@ -14,6 +15,7 @@
 //! * `failure`, `advice`: how a command ends badly, its exit code, and what to try.
 
 mod advice;
+mod backup;
 mod batches;
 mod check;
 mod check_config;
@@ -30,6 +32,7 @@ mod output;
 mod pages;
 mod people;
 mod records;
+mod restore;
 mod row;
 mod serve;
 mod talk;
@@ -79,6 +82,10 @@ enum Command {
     /// Create threads, post to them, and follow them on this device
     #[command(subcommand)]
     Threads(threads::Threads),
+    /// Save the data of a running server in a file
+    Backup(backup::Backup),
+    /// Make a data directory from a backup
+    Restore(restore::Restore),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -121,6 +128,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(flags) => serving(serve::run(flags)),
         Command::Dev(dev) => serving(dev.run()),
         Command::CheckConfig(flags) => check_config::run(&flags),
+        Command::Restore(restore) => restore.run(&mut Output::new(global.resolve()?.1)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "flotilla", &mut script);
@@ -136,11 +144,13 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
     // Bad arguments are told before a server is looked for.
     match command {
         Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
+        Command::Backup(backup) => Box::pin(backup.run(&target, &mut output)).await,
         Command::Health(health) => health.run(&target, &mut output).await,
         Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
         Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
         Command::Threads(threads) => Box::pin(threads.run(&target, &mut output)).await,
-        Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) => Ok(()),
+        Command::Restore(_) | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -105,6 +105,16 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// Debug pages beyond loopback without a word.
+    #[error(
+        "`telemetry.debug` is on and {health}, where its pages would be, can be reached by other machines: whoever does \
+         may read how the server is and change what it logs\n\nListen on loopback with `health_listen`, or, if your \
+         network keeps strangers out, write under [telemetry]\n\n    debug_exposed = true"
+    )]
+    DebugOpenToTheNetwork {
+        /// The address of the second port.
+        health: SocketAddr,
+    },
     /// No port is 100 higher.
     #[error("no port is 100 above that of `listen` ({listen}): set `health_listen`")]
     NoHealthPort {

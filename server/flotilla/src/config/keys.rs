@@ -41,7 +41,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("cluster.name", Kind::Text),
     Key::new("cluster.id", Kind::Number),
     Key::new("limits.concurrent_requests", Kind::Number),
+    Key::new("limits.requests_per_caller", Kind::Number),
+    Key::new("limits.streams", Kind::Number),
+    Key::new("limits.streams_per_caller", Kind::Number),
+    Key::new("limits.connections", Kind::Number),
     Key::new("limits.streams_per_connection", Kind::Number),
+    Key::new("limits.header_size", Kind::Text),
     Key::new("limits.waiting_transactions", Kind::Number),
     Key::new("limits.cache", Kind::Text),
     Key::new("limits.min_free_disk", Kind::Text),
@@ -53,6 +58,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("limits.drain", Kind::Text),
     Key::new("telemetry.log", Kind::Text),
     Key::new("telemetry.log_format", Kind::Text),
+    Key::new("telemetry.slow_request", Kind::Text),
+    Key::new("telemetry.debug", Kind::Switch),
+    Key::new("telemetry.debug_exposed", Kind::Switch),
 ];
 
 /// Keys, and tables, that the design has and this version hasn't.

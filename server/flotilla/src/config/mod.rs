@@ -71,8 +71,18 @@ pub struct Cluster {
 pub struct Limits {
     /// Requests in work at once, over all connections; more are refused with OVERLOADED.
     pub concurrent_requests: usize,
+    /// Requests that one caller may have in work while the server is busy.
+    pub requests_per_caller: usize,
+    /// Streams open at once, over all connections; more are refused with OVERLOADED.
+    pub streams: usize,
+    /// Streams that one caller may have open while the server is busy.
+    pub streams_per_caller: usize,
+    /// Connections open at once; more are closed.
+    pub connections: usize,
     /// Calls and streams that one connection may have open.
     pub streams_per_connection: u32,
+    /// Bytes of a request's metadata, as HTTP/2 counts them.
+    pub header_size: Size,
     /// Transactions that may wait for the log; more are refused with OVERLOADED.
     pub waiting_transactions: usize,
     /// Memory for rows read from the store.
@@ -105,6 +115,13 @@ pub struct Telemetry {
     pub log: String,
     /// How a line looks.
     pub log_format: LogFormat,
+    /// A call that takes longer is logged; zero: none is.
+    #[serde(with = "units::duration")]
+    pub slow_request: Duration,
+    /// Whether the second port has `/debug`.
+    pub debug: bool,
+    /// Whether it has it although other machines reach that port.
+    pub debug_exposed: bool,
 }
 
 /// How a log line looks.
@@ -167,9 +184,12 @@ impl Config {
     /// The first thing that is wrong.
     pub fn check(&self, known_services: &[&str]) -> Result<(), ConfigError> {
         self.services(known_services)?;
-        self.health_address()?;
         if !self.listen.ip().to_canonical().is_loopback() && !self.unauthenticated {
             return Err(ConfigError::OpenToTheNetwork { listen: self.listen });
+        }
+        let health = self.health_address()?;
+        if self.telemetry.debug && !self.telemetry.debug_exposed && !health.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::DebugOpenToTheNetwork { health });
         }
         if self.cluster.id == 0 {
             return Err(ConfigError::ServerZero);
@@ -179,6 +199,11 @@ impl Config {
         }
         let bounds = [
             ("limits.concurrent_requests", self.limits.concurrent_requests),
+            ("limits.requests_per_caller", self.limits.requests_per_caller),
+            ("limits.streams", self.limits.streams),
+            ("limits.streams_per_caller", self.limits.streams_per_caller),
+            ("limits.connections", self.limits.connections),
+            ("limits.header_size", usize::try_from(self.limits.header_size.bytes()).unwrap_or(usize::MAX)),
             ("limits.streams_per_connection", self.limits.streams_per_connection as usize),
             ("limits.waiting_transactions", self.limits.waiting_transactions),
         ];
@@ -216,7 +241,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             concurrent_requests: 8192,
+            requests_per_caller: 8192,
+            streams: 32_768,
+            streams_per_caller: 32_768,
+            connections: 16_384,
             streams_per_connection: 2048,
+            header_size: Size::kibibytes(16),
             waiting_transactions: 4096,
             cache: Size::mebibytes(32),
             min_free_disk: Size::mebibytes(256),
@@ -232,7 +262,13 @@ impl Default for Limits {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".to_owned(), log_format: LogFormat::Auto }
+        Self {
+            log: "info".to_owned(),
+            log_format: LogFormat::Auto,
+            slow_request: Duration::from_secs(1),
+            debug: false,
+            debug_exposed: false,
+        }
     }
 }
 
@@ -274,6 +310,20 @@ mod tests {
         config.listen = "0.0.0.0:7400".parse().unwrap();
         config.unauthenticated = true;
         config.check(&["users"]).unwrap();
+    }
+
+    #[test]
+    fn debug_pages_beyond_loopback_need_a_word() {
+        let mut config = named(&["all"]);
+        config.health_listen = Some("0.0.0.0:7500".parse().unwrap());
+        config.check(&["users"]).unwrap();
+        config.telemetry.debug = true;
+        let error = config.check(&["users"]).unwrap_err();
+        assert!(error.to_string().contains("debug_exposed = true"), "{error}");
+        config.telemetry.debug_exposed = true;
+        config.check(&["users"]).unwrap();
+        config.limits.streams = 0;
+        assert!(matches!(config.check(&["users"]), Err(ConfigError::ZeroBound { key: "limits.streams" })));
     }
 
     #[test]

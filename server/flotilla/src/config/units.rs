@@ -9,6 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub struct Size(u64);
 
 impl Size {
+    /// So many times 1,024 bytes.
+    pub const fn kibibytes(count: u64) -> Self {
+        Self(count << 10)
+    }
+
     /// So many times 1,048,576 bytes.
     pub const fn mebibytes(count: u64) -> Self {
         Self(count << 20)

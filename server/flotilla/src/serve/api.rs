@@ -1,17 +1,22 @@
 //! The main port: the services under their layers, for gRPC and, over HTTP/1.1 too, gRPC-Web.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
 use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 
 use super::{
-    layers::{count::CountLayer, deadline::DeadlineLayer, refusal, shed::ShedLayer, web},
+    connections,
+    layers::{
+        admission::{AdmissionLayer, MethodKind},
+        count::CountLayer,
+        deadline::DeadlineLayer,
+        refusal,
+        slow::SlowLog,
+        web,
+    },
     metrics::Methods,
 };
 use crate::config::Limits;
@@ -21,29 +26,43 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// … and closed if it doesn't answer within this.
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
+/// What the layers know of calls.
+pub(super) struct Gate {
+    /// The counters of each method.
+    pub(super) methods: Arc<Methods>,
+    /// What each method is to the server.
+    pub(super) kinds: Arc<HashMap<String, MethodKind>>,
+    /// Tells of slow ones.
+    pub(super) slow: Arc<SlowLog>,
+}
+
 /// Serves until `stop` is done, and then until every connection has ended. `max_connection_age` is
 /// left alone: tonic cuts streams with it.
 pub(super) fn serve(
     listener: TcpListener,
     routes: Routes,
     limits: &Limits,
-    methods: Methods,
+    gate: Gate,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let layers = ServiceBuilder::new()
         .layer(web::CrossOriginLayer::new())
         .layer(GrpcWebLayer::new())
-        .layer(CountLayer(Arc::new(methods)))
-        .layer(ShedLayer::new(limits.concurrent_requests))
+        .layer(CountLayer { methods: gate.methods, slow: gate.slow })
+        .layer(AdmissionLayer::new(limits, gate.kinds))
         .map_response(refusal::reworded)
         .layer(DeadlineLayer);
+    let header_bytes = u32::try_from(limits.header_size.bytes()).unwrap_or(u32::MAX);
+    let connections = connections::accept(listener, connections::room_for(limits.connections));
     let server = Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(limits.streams_per_connection)
+        // Up to twice the limit can be refused in gRPC's words; beyond it HTTP/2 refuses, with 431.
+        .http2_max_header_list_size(header_bytes.saturating_mul(2))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .layer(layers)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
+        .serve_with_incoming_shutdown(connections, stop);
     tokio::spawn(server)
 }

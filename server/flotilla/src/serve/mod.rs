@@ -5,8 +5,10 @@
 //! * `listeners`: the two ports, bound before anything is served.
 //! * `health`: grpc.health.v1, which outlives the rest by answering "not serving".
 //! * `plain`: the second port: health for gRPC, `/healthz`, `/readyz` and `/metrics` for HTTP.
+//! * `debug`: what the second port tells more, if the config asks for it.
 //! * `api`: the main port: the services under their layers.
-//! * `layers/`: what every call passes: browsers, counting, shedding, deadlines.
+//! * `connections`: who may connect to it.
+//! * `layers/`: what every call passes: browsers, counting, admission, deadlines.
 //! * `mount`: which services there are, and what they are given.
 //! * `stop`: signals, and how a server ends.
 //!
@@ -14,6 +16,8 @@
 //! signal handler and no logger by itself.
 
 mod api;
+mod connections;
+mod debug;
 mod error;
 mod health;
 mod layers;
@@ -23,7 +27,12 @@ mod mount;
 mod plain;
 pub mod stop;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use flotilla_replica::{Options, Replica};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -33,7 +42,9 @@ pub use error::ServeError;
 pub use listeners::Listeners;
 
 use crate::{config::Config, services};
+use debug::Debug;
 use health::{Health, Phase};
+use layers::slow::SlowLog;
 
 /// A server that serves.
 pub struct Server {
@@ -85,16 +96,24 @@ impl Server {
 
         let health = Health::new(mount::grpc_names(&definitions));
         let metrics = metrics::Metrics::new();
-        let plain = plain::serve(listeners.health, &health, &metrics, done(&closed));
+        let opened = Arc::new(OnceLock::new());
+        let debug = config.telemetry.debug.then(|| Debug { health: health.clone(), replica: opened.clone() });
+        let plain = plain::serve(listeners.health, &health, &metrics, debug, done(&closed));
         tracing::info!(address = %addresses.health, "serving health and metrics");
 
         let replica = Replica::open(options(&config, addresses.api)).await?;
         metrics.register_replica(&replica);
+        // Nobody else sets it.
+        let _ = opened.set(replica.clone());
         let facts = mount::facts(&addresses, &names);
         let mounted = mount::mount(&definitions, &replica, facts, &health, &stopping)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
-        let api = api::serve(listeners.api, Routes::clone(&mounted.routes), &config.limits, methods, done(&closing));
+        let kinds = Arc::new(mount::method_kinds());
+        let slow = SlowLog::new(config.telemetry.slow_request, kinds.clone(), replica.clone());
+        let gate = api::Gate { methods: Arc::new(methods), kinds, slow: Arc::new(slow) };
+        let routes = Routes::clone(&mounted.routes);
+        let api = api::serve(listeners.api, routes, &config.limits, gate, done(&closing));
         health.set(Phase::Serving);
         tracing::info!(address = %addresses.api, services = names.join(","), "ready, serving gRPC and gRPC-Web");
 

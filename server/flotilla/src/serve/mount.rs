@@ -1,6 +1,6 @@
 //! Which services there are, and what they are given.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use axum::Router;
 use flotilla_cluster::{Cluster, Facts};
@@ -13,7 +13,7 @@ use flotilla_replica::Replica;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, StatusCode, Uri, header};
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_reflection::server::Builder;
@@ -21,7 +21,7 @@ use tonic_reflection::server::Builder;
 use super::{
     Addresses, ServeError,
     health::{Health, Phase},
-    layers::refusal,
+    layers::{admission::MethodKind, refusal},
 };
 use crate::services;
 
@@ -76,6 +76,25 @@ pub(super) fn method_paths(definitions: &[&'static Definition]) -> Vec<String> {
     paths
 }
 
+/// What every method of the contract, mounted or not, is to the server, by path.
+pub(super) fn method_kinds() -> HashMap<String, MethodKind> {
+    let streams = |path: &str| path.ends_with("/Watch") || path.ends_with("/ServerReflectionInfo");
+    let infrastructure =
+        INFRASTRUCTURE.iter().map(|&path| (path.to_owned(), MethodKind { streams: streams(path), changes: false }));
+    let mut kinds: HashMap<String, MethodKind> = infrastructure.collect();
+    for file in descriptors().file {
+        for service in &file.service {
+            for method in &service.method {
+                let level = method.options.as_ref().map(|options| options.idempotency_level());
+                let changes = level != Some(IdempotencyLevel::NoSideEffects);
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                kinds.insert(path, MethodKind { streams: method.server_streaming(), changes });
+            }
+        }
+    }
+    kinds
+}
+
 /// Makes every service and puts it under one router, with the cell's own service, health and
 /// reflection.
 pub(super) fn mount(
@@ -95,7 +114,7 @@ pub(super) fn mount(
         running.push(tasks::run(context, built.tasks));
         tracing::debug!(service = definition.name, "mounted");
     }
-    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts)));
+    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts, stopping.subscribe())));
     routes.add_service(health.service(Phase::Draining));
     let names = grpc_names(definitions);
     routes.add_service(reflection(&names).build_v1()?);
@@ -130,4 +149,23 @@ async fn elsewhere(uri: Uri, headers: HeaderMap) -> http::Response<tonic::body::
 /// What is compiled in, or nothing: a test of the contract holds that it can be read.
 fn descriptors() -> FileDescriptorSet {
     FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_says_which_methods_stream_and_which_change_something() {
+        let kinds = method_kinds();
+        for (path, streams, changes) in [
+            ("/flotilla.users.v1.UsersService/GetUser", false, false),
+            ("/flotilla.users.v1.UsersService/CreateUser", false, true),
+            ("/flotilla.records.v1.RecordsService/WatchRecords", true, false),
+            ("/flotilla.cluster.v1.ClusterService/Backup", true, false),
+            ("/grpc.health.v1.Health/Watch", true, false),
+        ] {
+            assert_eq!(kinds.get(path), Some(&MethodKind { streams, changes }), "{path}");
+        }
+    }
 }

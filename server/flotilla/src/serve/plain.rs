@@ -13,6 +13,7 @@ use tonic::{
 };
 
 use super::{
+    debug::{self, Debug},
     health::{Health, Phase},
     metrics::Metrics,
 };
@@ -25,12 +26,17 @@ pub(super) fn serve(
     listener: TcpListener,
     health: &Health,
     metrics: &Metrics,
+    debug: Option<Debug>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let pages = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready).with_state(health.clone()))
         .route("/metrics", get(scrape).with_state(metrics.clone()));
+    let pages = match debug {
+        Some(debug) => pages.merge(debug::pages(debug)),
+        None => pages,
+    };
     let mut routes = RoutesBuilder::from(pages);
     routes.add_service(health.service(Phase::Stopped));
     let server = Server::builder()

@@ -5,10 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod backup;
 mod calls;
+mod debug;
 mod harness;
 mod import;
 mod people;
+mod overload;
 mod start;
 mod stop;
 mod tour;

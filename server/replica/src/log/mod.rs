@@ -3,6 +3,7 @@
 //! # Layout
 //!
 //! * [`recover`]: reads a directory back, cuts a torn tail, refuses damage.
+//! * [`seed`]: the log of a directory that begins behind a snapshot.
 //! * [`writer`]: the one task that writes; it owns the current segment.
 //! * [`storage`]: openraft's view: what is appended is readable at once, and
 //!   reported as flushed after the fsync that covers it.
@@ -17,6 +18,7 @@
 //! conflicting suffix is a record, too; nothing is ever overwritten.
 
 mod recover;
+mod seed;
 mod storage;
 #[cfg(test)]
 mod suite;
@@ -38,6 +40,7 @@ use openraft::entry::RaftEntry;
 use prost::Message;
 
 pub(crate) use recover::recover;
+pub(crate) use seed::seed;
 pub(crate) use storage::LogStorage;
 pub(crate) use writer::Writer;
 

@@ -1,18 +1,27 @@
 //! Tells of the servers of a cell and checks its data: `flotilla.cluster.v1`.
 //!
 //! Mounted on every server, whatever services it runs, and with no space of its own. In this
-//! version a cell is one server, so what changes members is refused, and so is backup.
+//! version a cell is one server, so what changes members is refused.
+//!
+//! # Layout
+//!
+//! * [`backup`]: sends a backup as fast as its client takes it, and no faster.
+
+mod backup;
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use flotilla_kit::{Call, Error};
+use flotilla_kit::{Call, Error, Refusal};
 use flotilla_proto::cluster::v1::{
     AddServerRequest, BackupRequest, BackupResponse, CheckRequest, CheckResponse, GetServersRequest,
     GetServersResponse, RemoveServerRequest, Role, Server, ServerCheck, SpaceCheck, State, TransferLeadershipRequest,
     TransferLeadershipResponse, WatchServersRequest, WatchServersResponse, cluster_service_server::ClusterService,
 };
+use flotilla_proto::errors::v1::Reason;
 use flotilla_replica::{CheckError, CheckReport, Replica};
+use flotilla_store::StoreError;
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What a server says of itself, beside what its log says.
@@ -34,12 +43,14 @@ pub struct Facts {
 pub struct Cluster {
     replica: Replica,
     facts: Facts,
+    stopping: watch::Receiver<bool>,
 }
 
 impl Cluster {
-    /// The service over a server's replica, which it needs whole: the rows of all spaces.
-    pub fn new(replica: Replica, facts: Facts) -> Self {
-        Self { replica, facts }
+    /// The service over a server's replica, which it needs whole: the rows of all spaces. `stopping`
+    /// turns true when the server begins to stop.
+    pub fn new(replica: Replica, facts: Facts, stopping: watch::Receiver<bool>) -> Self {
+        Self { replica, facts, stopping }
     }
 
     fn server(&self) -> Server {
@@ -111,6 +122,9 @@ impl ClusterService for Cluster {
         call.check_deadline()?;
         let report = self.replica.check(call.deadline()).await.map_err(|error| match error {
             CheckError::Propose(error) => Error::from(error),
+            CheckError::Store(error @ StoreError::Busy) => {
+                Refusal::new(Reason::Overloaded, format!("{error}, or saved by a backup")).into()
+            }
             CheckError::Store(error) => Error::from(error),
         })?;
         Ok(Response::new(self.checked(report)))
@@ -142,8 +156,11 @@ impl ClusterService for Cluster {
 
     type BackupStream = BoxStream<'static, Result<BackupResponse, Status>>;
 
-    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        Err(later("Backup"))
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let (call, _) = Call::of("Backup", request)?;
+        call.check_deadline()?;
+        let place = self.replica.begin_backup().map_err(backup::error)?;
+        Ok(Response::new(backup::send(place, self.stopping.clone())))
     }
 }
 

@@ -15,17 +15,21 @@ use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
+use super::slow::{SlowLog, Watched};
 use crate::serve::metrics::{MethodMetrics, Methods};
 
 /// Makes [`Count`].
 #[derive(Clone)]
-pub(in super::super) struct CountLayer(pub(in super::super) Arc<Methods>);
+pub(in super::super) struct CountLayer {
+    pub(in super::super) methods: Arc<Methods>,
+    pub(in super::super) slow: Arc<SlowLog>,
+}
 
 impl<S> Layer<S> for CountLayer {
     type Service = Count<S>;
 
     fn layer(&self, inner: S) -> Count<S> {
-        Count { inner, methods: self.0.clone() }
+        Count { inner, methods: self.methods.clone(), slow: self.slow.clone() }
     }
 }
 
@@ -34,6 +38,7 @@ impl<S> Layer<S> for CountLayer {
 pub(in super::super) struct Count<S> {
     inner: S,
     methods: Arc<Methods>,
+    slow: Arc<SlowLog>,
 }
 
 impl<S> Service<Request<Body>> for Count<S>
@@ -51,10 +56,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut call = Call::begin(self.methods.of(request.uri().path()).clone());
+        let mut call = Call::begin(self.methods.of(request.uri().path()).clone(), self.slow.watch(&request));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;
+            call.answered();
             // A status in the headers is all there is; otherwise it comes in the trailers.
             match code(response.headers()) {
                 Some(code) => {
@@ -76,12 +82,19 @@ struct Call {
     method: Arc<MethodMetrics>,
     started: Instant,
     code: Code,
+    watched: Option<Watched>,
 }
 
 impl Call {
-    fn begin(method: Arc<MethodMetrics>) -> Self {
+    fn begin(method: Arc<MethodMetrics>, watched: Option<Watched>) -> Self {
         method.begin();
-        Self { method, started: Instant::now(), code: Code::Cancelled }
+        Self { method, started: Instant::now(), code: Code::Cancelled, watched }
+    }
+
+    fn answered(&mut self) {
+        if let Some(watched) = &mut self.watched {
+            watched.answered(self.started.elapsed());
+        }
     }
 
     fn see(&mut self, code: Code) {
@@ -91,7 +104,11 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.method.end(self.code, self.started.elapsed());
+        let took = self.started.elapsed();
+        self.method.end(self.code, took);
+        if let Some(watched) = &self.watched {
+            watched.end(self.code, took);
+        }
     }
 }
 

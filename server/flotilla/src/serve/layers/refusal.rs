@@ -5,10 +5,23 @@ use flotilla_proto::errors::v1::Reason;
 use http::Response;
 use tonic::{Code, Status, body::Body};
 
-/// Too many calls are in work.
-pub(super) fn overloaded(bound: usize) -> Response<Body> {
-    let message = format!("the server has {bound} requests in work, which is its limit: try again in a moment");
+/// Too much is under way.
+pub(super) fn overloaded(what: &str, bound: usize) -> Response<Body> {
+    let message = format!("the server has {bound} {what}, which is its limit: try again in a moment");
     respond(Refusal::new(Reason::Overloaded, message))
+}
+
+/// The caller has more under way than others leave it.
+pub(super) fn over_share(what: &str, held: usize, share: usize) -> Response<Body> {
+    let message = format!(
+        "this caller has {held} {what}, and while the server is busy its share is {share}: try again in a moment"
+    );
+    respond(Refusal::new(Reason::Overloaded, message))
+}
+
+/// The metadata is larger than is read.
+pub(super) fn headers_too_large(actual: u64, max: u64) -> Response<Body> {
+    respond(Error::LimitExceeded { limit: "header_bytes", max, actual })
 }
 
 /// The deadline passed before anything was done.
