@@ -6,13 +6,14 @@ use std::sync::Arc;
 use flotilla_proto::{feed::v1 as feed, storage::v1::Condition};
 use flotilla_replica::{Committed, Consistency, Cursor, Feed, Replica};
 use flotilla_store::{Space, TransactionBuilder};
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tonic::{
     Response,
     metadata::{Ascii, MetadataValue},
 };
 
-use crate::{Call, Definition, Error, Intent, Page, View, request};
+use crate::{Call, Definition, Error, Intent, MetricsRegistry, Page, View, request};
 
 /// Metadata of answers: the revision that the answer shows.
 pub const REVISION: &str = "flotilla-revision";
@@ -23,6 +24,7 @@ pub const SERVER: &str = "flotilla-server";
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
+    metrics: MetricsRegistry,
 }
 
 struct Inner {
@@ -37,7 +39,21 @@ impl Context {
     /// to stop.
     pub fn new(replica: Replica, definition: &Definition, shutdown: watch::Receiver<bool>) -> Self {
         let server = MetadataValue::from(replica.status().server);
-        Self { inner: Arc::new(Inner { replica, space: definition.space, server, shutdown }) }
+        let inner = Inner { replica, space: definition.space, server, shutdown };
+        Self { inner: Arc::new(inner), metrics: MetricsRegistry::default() }
+    }
+
+    /// The same, with its metrics on the server's page. Without this, they are
+    /// counted and nobody sees them.
+    pub fn with_metrics(self, metrics: MetricsRegistry) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Registers a service's own metrics, by their whole names without the
+    /// `_total` of counters: nothing is put before them. To be called once,
+    /// when the service is built.
+    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.metrics.with(register);
     }
 
     /// The rows, as current as the call asks for.

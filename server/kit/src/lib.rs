@@ -12,6 +12,7 @@
 //!   all resources share.
 //! * [`watch`]: streams of events with heartbeats and resets.
 //! * [`tasks`]: what a service does in the background.
+//! * [`metrics`]: where a service's own counters go.
 //! * [`error`], [`status`]: what can go wrong, and the one table that says how
 //!   it travels.
 //!
@@ -25,6 +26,7 @@ pub mod error;
 pub mod etag;
 pub mod fields;
 pub mod mask;
+pub mod metrics;
 pub mod page;
 pub mod request;
 pub mod service;
@@ -41,6 +43,7 @@ pub use error::{Error, Refusal};
 pub use fields::Violations;
 pub use flotilla_replica::{Change, Committed, Consistency};
 pub use flotilla_store::{Row, RowChange, Space, TransactionBuilder};
+pub use metrics::MetricsRegistry;
 pub use page::Page;
 pub use request::Intent;
 pub use service::{Built, Definition, Placement, Task};

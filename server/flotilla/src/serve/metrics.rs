@@ -7,22 +7,23 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use flotilla_kit::MetricsRegistry;
 use flotilla_replica::Replica;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 use tonic::Code;
 
 /// The registry and the families that calls are counted in. Clones count together.
 #[derive(Clone)]
 pub(super) struct Metrics {
-    registry: Arc<Mutex<Registry>>,
+    registry: MetricsRegistry,
     handled: Family<Handled, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Family<Method, Gauge>,
@@ -47,7 +48,7 @@ struct Handled {
 impl Metrics {
     pub(super) fn new() -> Self {
         let metrics = Self {
-            registry: Arc::default(),
+            registry: MetricsRegistry::default(),
             handled: Family::default(),
             seconds: Family::new_with_constructor(durations),
             in_flight: Family::default(),
@@ -56,7 +57,7 @@ impl Metrics {
         let started = Gauge::<i64>::default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         started.set(i64::try_from(now.as_secs()).unwrap_or_default());
-        metrics.with_registry(|registry| {
+        metrics.registry.with(|registry| {
             registry.register("grpc_server_handled", "Calls that ended, by code", metrics.handled.clone());
             registry.register_with_unit(
                 "grpc_server_handling",
@@ -73,7 +74,7 @@ impl Metrics {
 
     /// Adds what the log and the feed count.
     pub(super) fn register_replica(&self, replica: &Replica) {
-        self.with_registry(|registry| replica.metrics().register(registry));
+        self.registry.with(|registry| replica.metrics().register(registry));
     }
 
     /// A counter for each of the methods, by path (`/package.Service/Method`).
@@ -99,12 +100,13 @@ impl Metrics {
         self.memory.set(resident_memory().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or_default());
         let mut page = String::new();
         // Writing to a string doesn't fail.
-        self.with_registry(|registry| _ = text::encode(&mut page, registry));
+        self.registry.with(|registry| _ = text::encode(&mut page, registry));
         page
     }
 
-    fn with_registry(&self, action: impl FnOnce(&mut Registry)) {
-        action(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Where services register what they count.
+    pub(super) fn registry(&self) -> &MetricsRegistry {
+        &self.registry
     }
 }
 

@@ -88,7 +88,7 @@ impl Server {
         let replica = Replica::open(options(&config, addresses.api)).await?;
         metrics.register_replica(&replica);
         let facts = mount::facts(&addresses, &names);
-        let mounted = mount::mount(&definitions, &replica, facts, &health, &stopping)?;
+        let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
         let api = api::serve(listeners.api, mounted.routes, &config.limits, methods, done(&closing));

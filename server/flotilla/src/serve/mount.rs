@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use axum::Router;
 use flotilla_cluster::{Cluster, Facts};
-use flotilla_kit::{Context, service::Definition, tasks};
+use flotilla_kit::{Context, MetricsRegistry, service::Definition, tasks};
 use flotilla_proto::{
     FILE_DESCRIPTOR_SET,
     cluster::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER},
@@ -83,12 +83,13 @@ pub(super) fn mount(
     replica: &Replica,
     facts: Facts,
     health: &Health,
+    metrics: &MetricsRegistry,
     stopping: &watch::Sender<bool>,
 ) -> Result<Mounted, ServeError> {
     let mut routes = RoutesBuilder::from(Router::new().fallback(elsewhere));
     let mut running = Vec::new();
     for definition in definitions {
-        let context = Context::new(replica.clone(), definition, stopping.subscribe());
+        let context = Context::new(replica.clone(), definition, stopping.subscribe()).with_metrics(metrics.clone());
         let built = (definition.build)(context.clone());
         (built.mount)(&mut routes);
         running.push(tasks::run(context, built.tasks));
