@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flotilla_proto::{feed::v1 as feed, storage::v1::Condition};
-use flotilla_replica::{Committed, Consistency, Cursor, Feed, Replica};
+use flotilla_replica::{Committed, Consistency, Cursor, Feed, Replica, Trace};
 use flotilla_store::{Space, TransactionBuilder};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -102,7 +102,7 @@ impl Context {
         call.check_deadline()?;
         let mut transaction = transaction.build();
         transaction.request = Some(intent.to_storage(answer));
-        let mut committed = self.inner.replica.propose(transaction, call.deadline()).await?;
+        let mut committed = self.inner.replica.propose_traced(transaction, call.deadline(), call.trace()).await?;
         committed.answer = request::answer_of(&committed.answer);
         Ok(committed)
     }
@@ -122,7 +122,8 @@ impl Context {
         let never = Condition { table: "-".into(), revision: Some(u64::MAX), ..Condition::default() };
         transaction.conditions.push(never);
         transaction.request = Some(intent.to_storage(&[]));
-        match self.inner.replica.propose(transaction, call.deadline()).await.map_err(Error::from) {
+        let answered = self.inner.replica.propose_traced(transaction, call.deadline(), call.trace()).await;
+        match answered.map_err(Error::from) {
             Ok(mut committed) => {
                 committed.answer = request::answer_of(&committed.answer);
                 Ok(Some(committed))
@@ -170,6 +171,13 @@ impl Context {
     pub fn cursor(&self) -> feed::Cursor {
         let revision = self.inner.replica.store().revision();
         feed::Cursor { history: self.inner.replica.history().to_owned(), revision, index: 0 }
+    }
+
+    /// The span of the transaction that made a revision, if it was a traced
+    /// request of this server, and among the last 1,024 of them. What follows
+    /// from the revision is a child of it: `traced!(trace, "push", bytes = 5)`.
+    pub fn trace_of(&self, revision: u64) -> Option<Trace> {
+        self.inner.replica.trace_of(revision)
     }
 
     /// Whether this server leads its cell, following changes.

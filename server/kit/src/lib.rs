@@ -41,7 +41,7 @@ pub use context::Context;
 pub use cursor::TaskCursor;
 pub use error::{Error, Refusal};
 pub use fields::Violations;
-pub use flotilla_replica::{Change, Committed, Consistency};
+pub use flotilla_replica::{Change, Committed, Consistency, Trace, Traced, traced};
 pub use flotilla_store::{Row, RowChange, Space, TransactionBuilder};
 pub use metrics::MetricsRegistry;
 pub use page::Page;

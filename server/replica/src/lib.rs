@@ -15,6 +15,7 @@
 //! * [`open`]: from a data directory to all of the above; rebuilds what is derived.
 //! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
 //! * [`segment`]: the checksummed files that log and changes are made of.
+//! * [`trace`]: the spans of traced requests, and the revisions that came of them.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
 //! The only crate that names openraft. It reads no configuration and no
@@ -36,6 +37,7 @@ mod raft;
 pub mod replica;
 mod segment;
 mod snapshot;
+pub mod trace;
 mod upkeep;
 mod window;
 
@@ -44,4 +46,5 @@ pub use feed::{Cursor, Feed};
 pub use flotilla_proto::storage::v1::Change;
 pub use metrics::Metrics;
 pub use replica::{CheckReport, Committed, Consistency, Options, Replica, SpaceCheck, Status};
+pub use trace::{Trace, Traced};
 pub use window::request_key;

@@ -24,6 +24,7 @@ use crate::{
     machine::{Derived, SCANS, recover_window},
     raft::log_id_from_storage,
     snapshot::{SnapshotError, Snapshots},
+    trace::Traces,
     window::Window,
 };
 
@@ -123,6 +124,7 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         stopping: AtomicBool::new(false),
         diverged: AtomicBool::new(false),
         metrics,
+        traces: Traces::default(),
     };
     let (derived, snapshots) = (Arc::new(derived), Arc::new(snapshots));
     Ok(Opened { identity, lock, log, log_storage, writer, derived, snapshots })

@@ -15,6 +15,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
+use tracing::field::Empty;
 
 use crate::{
     CheckError, Cursor, Feed, FeedError, Metrics, OpenError, ProposeError, ReadError,
@@ -27,6 +28,8 @@ use crate::{
     network::NoPeers,
     open,
     raft::{Raft, Server, ServerId, TypeConfig},
+    trace::{Trace, Traced},
+    traced,
     upkeep::Upkeep,
 };
 
@@ -256,13 +259,53 @@ impl Replica {
     /// # Errors
     /// See [`ProposeError`], which says of each whether anything happened.
     pub async fn propose(&self, transaction: Transaction, deadline: Instant) -> Result<Committed, ProposeError> {
+        self.commit(transaction, deadline, None).await
+    }
+
+    /// The same for a request that may be traced: with a span `transaction`,
+    /// and within it `queue`, `fsync` and `apply`. [`Replica::trace_of`] knows
+    /// it by its revision, if the transaction carries a request.
+    ///
+    /// # Errors
+    /// As [`Replica::propose`].
+    pub async fn propose_traced(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+        trace: Option<Trace>,
+    ) -> Result<Committed, ProposeError> {
+        let Some(parent) = trace else { return self.commit(transaction, deadline, None).await };
+        let span = traced!(parent, "transaction", revision = Empty, outcome = Empty);
+        let traces = &self.inner.derived.traces;
+        let key = transaction.request.as_ref().map(|request| request.key.clone());
+        let expected = key.and_then(|key| traces.expect(key, span.trace()));
+        let committed = self.commit(transaction, deadline, Some(span.trace())).await;
+        drop(expected);
+        record_outcome(&span, &committed);
+        committed
+    }
+
+    /// The span `transaction` of a traced request of this server, by the
+    /// revision that it made: what follows from the revision belongs there.
+    /// Known before readers of the feed get the revision, and until 1,024
+    /// others followed.
+    pub fn trace_of(&self, revision: u64) -> Option<Trace> {
+        self.inner.derived.traces.of(revision)
+    }
+
+    async fn commit(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+        trace: Option<Trace>,
+    ) -> Result<Committed, ProposeError> {
         flotilla_store::transaction::check(&transaction)?;
         self.check_writable()?;
         if deadline <= Instant::now() {
             return Err(ProposeError::DeadlineExpired { submitted: false });
         }
         self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ProposeError::NoLeader)?;
-        let answered = self.inner.batcher.submit(&transaction, deadline)?;
+        let answered = self.inner.batcher.submit(&transaction, deadline, trace)?;
         match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(self.why_stopped()),
@@ -468,6 +511,19 @@ impl Replica {
             Err(WaitError::Timeout(..)) => Err(OpenError::NotCaughtUp { waited }),
             Err(error) => Err(OpenError::Raft { reason: error.to_string() }),
         }
+    }
+}
+
+fn record_outcome(span: &Traced, committed: &Result<Committed, ProposeError>) {
+    let outcome = match committed {
+        Ok(Committed { replayed: false, .. }) => "committed",
+        Ok(Committed { replayed: true, .. }) => "replayed",
+        Err(ProposeError::Conflict { .. }) => "conflict",
+        Err(_) => "failed",
+    };
+    span.record("outcome", outcome);
+    if let Ok(committed) = committed {
+        span.record("revision", committed.revision);
     }
 }
 

@@ -38,6 +38,7 @@ pub use failure::Failure;
 use crate::{
     client::{Client, Target},
     config::client::ClientFile,
+    telemetry,
 };
 use output::{Format, Output};
 
@@ -174,7 +175,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 /// store is rebuilt, say.
 fn serving<T>(server: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let served = runtime.block_on(server);
+    let served = runtime.block_on(async {
+        let served = server.await;
+        telemetry::traces::stop().await;
+        served
+    });
     runtime.shutdown_timeout(LEFT_BEHIND);
     served
 }

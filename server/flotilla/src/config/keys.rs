@@ -13,6 +13,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     Text,
     Number,
+    /// Between 0 and 1.
+    Fraction,
     Switch,
     /// Separated by commas.
     List,
@@ -53,6 +55,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("limits.drain", Kind::Text),
     Key::new("telemetry.log", Kind::Text),
     Key::new("telemetry.log_format", Kind::Text),
+    Key::new("telemetry.otlp_endpoint", Kind::Text),
+    Key::new("telemetry.trace_sample", Kind::Fraction),
 ];
 
 /// Keys, and tables, that the design has and this version hasn't.

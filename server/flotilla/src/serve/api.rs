@@ -11,7 +11,7 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 
 use super::{
-    layers::{count::CountLayer, deadline::DeadlineLayer, refusal, shed::ShedLayer, web},
+    layers::{count::CountLayer, deadline::DeadlineLayer, refusal, shed::ShedLayer, trace::Sampler, web},
     metrics::Methods,
 };
 use crate::config::Limits;
@@ -28,12 +28,13 @@ pub(super) fn serve(
     routes: Routes,
     limits: &Limits,
     methods: Methods,
+    sampler: Option<Sampler>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let layers = ServiceBuilder::new()
         .layer(web::CrossOriginLayer::new())
         .layer(GrpcWebLayer::new())
-        .layer(CountLayer(Arc::new(methods)))
+        .layer(CountLayer { methods: Arc::new(methods), sampler })
         .layer(ShedLayer::new(limits.concurrent_requests))
         .map_response(refusal::reworded)
         .layer(DeadlineLayer);

@@ -20,6 +20,8 @@ use prometheus_client::{
 };
 use tonic::Code;
 
+use crate::telemetry;
+
 /// The registry and the families that calls are counted in. Clones count together.
 #[derive(Clone)]
 pub(super) struct Metrics {
@@ -67,6 +69,7 @@ impl Metrics {
             );
             registry.register("grpc_server_in_flight", "Calls and streams that are open", metrics.in_flight.clone());
             registry.register("process_start_time_seconds", "When the process started, since 1970", started);
+            telemetry::traces::register(registry);
             registry.register("process_resident_memory_bytes", "Memory in use; 0: unknown", metrics.memory.clone());
         });
         metrics
@@ -134,6 +137,11 @@ pub(super) struct MethodMetrics {
 }
 
 impl MethodMetrics {
+    /// The service and the method, as they are labelled.
+    pub(super) fn names(&self) -> (&str, &str) {
+        (&self.labels.grpc_service, &self.labels.grpc_method)
+    }
+
     /// A call begins.
     pub(super) fn begin(&self) {
         self.used().1.inc();

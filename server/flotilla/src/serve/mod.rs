@@ -33,6 +33,7 @@ pub use listeners::Listeners;
 
 use crate::{config::Config, services};
 use health::{Health, Phase};
+use layers::trace::Sampler;
 
 /// A server that serves.
 pub struct Server {
@@ -91,7 +92,8 @@ impl Server {
         let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
-        let api = api::serve(listeners.api, mounted.routes, &config.limits, methods, done(&closing));
+        let sampler = config.telemetry.otlp_endpoint.is_some().then(|| Sampler::new(config.telemetry.trace_sample));
+        let api = api::serve(listeners.api, mounted.routes, &config.limits, methods, sampler, done(&closing));
         health.set(Phase::Serving);
         tracing::info!(address = %addresses.api, services = names.join(","), "ready, serving gRPC and gRPC-Web");
 

@@ -11,5 +11,6 @@ mod import;
 mod start;
 mod stop;
 mod tour;
+mod traces;
 mod watch;
 mod web;

@@ -1,4 +1,4 @@
-//! Counts every call once, with the code that its caller sees.
+//! Counts every call once, with the code that its caller sees; and gives it its span, if it is traced.
 
 use std::{
     pin::Pin,
@@ -8,24 +8,31 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_kit::Traced;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
+use super::trace::{self, Sampler};
 use crate::serve::metrics::{MethodMetrics, Methods};
 
 /// Makes [`Count`].
 #[derive(Clone)]
-pub(in super::super) struct CountLayer(pub(in super::super) Arc<Methods>);
+pub(in super::super) struct CountLayer {
+    pub(in super::super) methods: Arc<Methods>,
+    /// None: nothing is traced.
+    pub(in super::super) sampler: Option<Sampler>,
+}
 
 impl<S> Layer<S> for CountLayer {
     type Service = Count<S>;
 
     fn layer(&self, inner: S) -> Count<S> {
-        Count { inner, methods: self.0.clone() }
+        Count { inner, shared: self.clone() }
     }
 }
 
@@ -33,7 +40,7 @@ impl<S> Layer<S> for CountLayer {
 #[derive(Clone)]
 pub(in super::super) struct Count<S> {
     inner: S,
-    methods: Arc<Methods>,
+    shared: CountLayer,
 }
 
 impl<S> Service<Request<Body>> for Count<S>
@@ -50,9 +57,17 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut call = Call::begin(self.methods.of(request.uri().path()).clone());
-        let answer = self.inner.call(request);
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let method = self.shared.methods.of(request.uri().path()).clone();
+        let (service, name) = method.names();
+        let traced = self.shared.sampler.and_then(|sampler| sampler.begin(request.headers(), service, name));
+        let mut log_span = Span::none();
+        if let Some(traced) = &traced {
+            request.extensions_mut().insert(traced.trace());
+            log_span = trace::log_span(traced);
+        }
+        let mut call = Call::begin(method, traced);
+        let answer = log_span.in_scope(|| self.inner.call(request)).instrument(log_span);
         Box::pin(async move {
             let response = answer.await?;
             // A status in the headers is all there is; otherwise it comes in the trailers.
@@ -76,12 +91,13 @@ struct Call {
     method: Arc<MethodMetrics>,
     started: Instant,
     code: Code,
+    traced: Option<Traced>,
 }
 
 impl Call {
-    fn begin(method: Arc<MethodMetrics>) -> Self {
+    fn begin(method: Arc<MethodMetrics>, traced: Option<Traced>) -> Self {
         method.begin();
-        Self { method, started: Instant::now(), code: Code::Cancelled }
+        Self { method, started: Instant::now(), code: Code::Cancelled, traced }
     }
 
     fn see(&mut self, code: Code) {
@@ -92,6 +108,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.method.end(self.code, self.started.elapsed());
+        if let Some(traced) = &self.traced {
+            trace::ended(traced, self.code);
+        }
     }
 }
 
