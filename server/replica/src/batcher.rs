@@ -98,6 +98,15 @@ struct Stage {
     _span: Traced,
 }
 
+impl Stage {
+    /// The one after it, which begins when this has ended.
+    fn next(self, begin: impl FnOnce(Trace) -> Traced) -> Self {
+        let transaction = self.transaction;
+        drop(self);
+        Self { transaction, _span: begin(transaction) }
+    }
+}
+
 type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
 
 /// An entry that is under way. If Raft drops it without an answer, it has
@@ -300,10 +309,8 @@ impl UnderWay {
     fn note_committed(&mut self) {
         if !std::mem::replace(&mut self.committed, true) {
             self.batcher.queue().unflushed -= 1;
-            for stage in &mut self.stages {
-                let transaction = stage.transaction;
-                *stage = Stage { transaction, _span: traced!(transaction, "apply") };
-            }
+            let stages = std::mem::take(&mut self.stages).into_iter();
+            self.stages = stages.map(|stage| stage.next(|transaction| traced!(transaction, "apply"))).collect();
         }
     }
 }

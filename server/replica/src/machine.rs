@@ -28,7 +28,7 @@ use crate::{
     CheckReport, Committed, Metrics, SpaceCheck,
     batcher::{Outcome, Outcomes},
     changes::Changes,
-    feed::Published,
+    feed::{Published, Readers},
     log::Log,
     raft::{
         Command, LogId, Payload, StoredMembership, TypeConfig, log_id_from_storage, log_id_to_storage,
@@ -58,6 +58,7 @@ pub(crate) struct Derived {
     pub(crate) diverged: AtomicBool,
     pub(crate) metrics: Metrics,
     pub(crate) traces: Traces,
+    pub(crate) readers: Arc<Readers>,
 }
 
 /// Scans of all rows that may go on at once.

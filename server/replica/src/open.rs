@@ -125,6 +125,7 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         diverged: AtomicBool::new(false),
         metrics,
         traces: Traces::default(),
+        readers: Arc::default(),
     };
     let (derived, snapshots) = (Arc::new(derived), Arc::new(snapshots));
     Ok(Opened { identity, lock, log, log_storage, writer, derived, snapshots })

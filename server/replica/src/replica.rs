@@ -25,6 +25,7 @@ use crate::{
     identity::{DirectoryLock, Identity},
     log::Log,
     machine::{Checks, Derived, Machine, SCANS},
+    metrics::{PARTS, Part, gauge},
     network::NoPeers,
     open,
     raft::{Raft, Server, ServerId, TypeConfig},
@@ -352,7 +353,8 @@ impl Replica {
     /// See [`FeedError`].
     pub fn feed(&self, from: Option<&Cursor>) -> Result<Feed, FeedError> {
         let (changes, history) = (self.inner.derived.changes.clone(), self.inner.history.clone());
-        Feed::open(changes, history, self.inner.derived.published.subscribe(), from)
+        let readers = self.inner.derived.readers.clone();
+        Feed::open(changes, history, self.inner.derived.published.subscribe(), readers, from)
     }
 
     /// Hashes every space at one point of the log.
@@ -403,6 +405,26 @@ impl Replica {
     /// replica shuts down.
     pub fn watch_leadership(&self) -> watch::Receiver<bool> {
         self.inner.upkeep.watch_leadership()
+    }
+
+    /// Brings the gauges among the metrics up to date. It lists the data
+    /// directory, so it blocks for as long as the disk takes for that.
+    pub fn refresh_metrics(&self) {
+        let (status, derived) = (self.status(), &self.inner.derived);
+        let gauges = &derived.metrics.gauges;
+        gauges.waiting_limit.set(gauge(self.inner.options.max_waiting as u64));
+        gauges.log_failed.set(i64::from(status.failed.is_some()));
+        gauges.leads.set(i64::from(*self.watch_leadership().borrow()));
+        gauges.leader_known.set(i64::from(status.leader.is_some()));
+        gauges.term.set(gauge(status.term));
+        gauges.revision.set(gauge(status.revision));
+        gauges.floor.set(gauge(status.floor));
+        gauges.behind.set(gauge(derived.readers.behind(status.revision)));
+        gauges.rows.set(gauge(derived.store.hashes().rows()));
+        for part in PARTS {
+            let bytes = disk::bytes_below(&self.inner.options.data_dir.join(part));
+            gauges.disk_used.get_or_create(&Part { part }).set(gauge(bytes));
+        }
     }
 
     /// What is counted, to be registered with a Prometheus registry.

@@ -7,6 +7,7 @@
 //! * `plain`: the second port: health for gRPC, `/healthz`, `/readyz` and `/metrics` for HTTP.
 //! * `api`: the main port: the services under their layers.
 //! * `layers/`: what every call passes: browsers, counting, shedding, deadlines.
+//! * `metrics`, `process`: what is counted.
 //! * `mount`: which services there are, and what they are given.
 //! * `stop`: signals, and how a server ends.
 //!
@@ -21,6 +22,7 @@ mod listeners;
 mod metrics;
 mod mount;
 mod plain;
+mod process;
 pub mod stop;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
