@@ -4,6 +4,7 @@
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
 //! * `check`, `health`, `users`, `records`, `import`: call one.
+//! * `top`: watches one.
 //! * `pages`: lists, a page at a time.
 //! * `ndjson`, `batches`, `checkpoint`: what an import reads, and where it goes on.
 //! * `watch`: what `users watch` and `records watch` share.
@@ -26,6 +27,7 @@ mod records;
 mod row;
 mod serve;
 mod talk;
+mod top;
 mod users;
 mod watch;
 
@@ -65,6 +67,8 @@ enum Command {
     Check(check::Check),
     /// Ask a running server whether it is serving
     Health(health::HealthOf),
+    /// Watch what a running server does
+    Top(top::Top),
     /// Create, read, change, delete and watch users
     #[command(subcommand)]
     Users(users::Users),
@@ -129,6 +133,7 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
     match command {
         Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
         Command::Health(health) => health.run(&target, &mut output).await,
+        Command::Top(top) => Box::pin(top.run(&target, &mut output)).await,
         Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
         Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
         Command::Serve(_) | Command::Dev(_) | Command::CheckConfig(_) | Command::Completions { .. } => Ok(()),

@@ -10,6 +10,7 @@ mod harness;
 mod import;
 mod start;
 mod stop;
+mod top;
 mod tour;
 mod traces;
 mod watch;
