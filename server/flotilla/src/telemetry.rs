@@ -1,4 +1,7 @@
-//! What is logged, where to, and how it looks. Logs go to stderr: stdout is for data.
+//! What is logged, where to, and how it looks. Logs go to stderr: stdout is for data. What is traced is
+//! in [`traces`].
+
+pub(crate) mod traces;
 
 use std::{
     fmt,
@@ -10,6 +13,9 @@ use tracing_subscriber::{
     EnvFilter,
     filter::ParseError,
     fmt::{format::Writer, time::FormatTime},
+    layer::{Layer, SubscriberExt},
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::{
@@ -17,7 +23,8 @@ use crate::{
     log_control,
 };
 
-/// Starts logging, for the whole process. A second call changes nothing.
+/// Starts logging, for the whole process, and tracing, on the runtime that this is called on. A second
+/// call changes nothing.
 ///
 /// # Errors
 /// If `telemetry.log` is neither a level nor directives.
@@ -30,35 +37,28 @@ pub fn start(config: &Telemetry) -> Result<(), ParseError> {
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    // The current span is that of a traced request, with its trace's id.
+    let log = match pretty {
+        true => log.compact().with_timer(Clock).with_target(false).with_ansi(terminal && colours()).boxed(),
+        false => log.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+    };
+    let traces = config.otlp_endpoint.as_deref().and_then(traces::start);
+    let (filter, handle) = reload::Layer::new(filter);
     // An error here means that a test in this process has started logging before.
-    match pretty {
-        true => {
-            let log = log.compact().with_timer(Clock).with_target(false).with_ansi(terminal && colours());
-            let log = log.with_filter_reloading();
-            let handle = log.reload_handle();
-            if log.try_init().is_ok() {
-                log_control::remember(directives, move |filter| handle.reload(filter));
-            }
-        }
-        false => {
-            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            let log = log.with_filter_reloading();
-            let handle = log.reload_handle();
-            if log.try_init().is_ok() {
-                log_control::remember(directives, move |filter| handle.reload(filter));
-            }
-        }
+    if tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).try_init().is_ok() {
+        log_control::remember(directives, move |filter| handle.reload(filter));
     }
     Ok(())
 }
 
 /// Raft's library tells every step of its own life, and warns of the ordinary ones. It is heard when
-/// something fails, or when the directives name it.
+/// something fails, or when the directives name it. Spans of traces are never log lines.
 pub(crate) fn directives(log: &str) -> String {
+    let traces = flotilla_replica::trace::TARGET;
     match log.contains("openraft") {
-        true => log.to_owned(),
-        false => format!("{log},openraft=error"),
+        true => format!("{log},{traces}=off"),
+        false => format!("{log},openraft=error,{traces}=off"),
     }
 }
 

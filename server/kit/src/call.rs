@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use flotilla_replica::Consistency;
+use flotilla_replica::{Consistency, Trace};
 use tokio::time::Instant;
 use tonic::{Request, metadata::MetadataMap};
 
@@ -35,6 +35,7 @@ pub struct Call {
     device: String,
     consistency: Consistency,
     deadline: Instant,
+    trace: Option<Trace>,
 }
 
 impl Call {
@@ -43,7 +44,8 @@ impl Call {
     /// # Errors
     /// If metadata that has a meaning to us makes no sense.
     pub fn of<T>(method: &'static str, request: Request<T>) -> Result<(Self, T), Error> {
-        let call = Self::from_metadata(method, request.metadata())?;
+        let mut call = Self::from_metadata(method, request.metadata())?;
+        call.trace = request.extensions().get::<Trace>().copied();
         Ok((call, request.into_inner()))
     }
 
@@ -55,7 +57,7 @@ impl Call {
         let timeout = metadata.get(TIMEOUT).and_then(|value| timeout(value.to_str().ok()?));
         let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         violations.finish()?;
-        Ok(Self { method, user, device, consistency, deadline: Instant::now() + timeout })
+        Ok(Self { method, user, device, consistency, deadline: Instant::now() + timeout, trace: None })
     }
 
     /// The method's name, of those of the service.
@@ -103,6 +105,11 @@ impl Call {
     /// Until when it wants an answer.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Its span, if it is traced.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace
     }
 
     /// Refuses a call for whose answer nobody waits any more.

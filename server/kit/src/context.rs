@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use flotilla_proto::{feed::v1 as feed, storage::v1::Condition};
-use flotilla_replica::{Committed, Consistency, Cursor, Feed, Replica};
+use flotilla_replica::{Committed, Consistency, Cursor, Feed, Replica, Trace};
 use flotilla_store::{Space, TransactionBuilder};
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tonic::{
     Response,
     metadata::{Ascii, MetadataValue},
 };
 
-use crate::{Call, Definition, Error, Intent, Local, Page, View, request};
+use crate::{Call, Definition, Error, Intent, Local, MetricsRegistry, Page, View, request};
 
 /// Metadata of answers: the revision that the answer shows.
 pub const REVISION: &str = "flotilla-revision";
@@ -23,6 +24,7 @@ pub const SERVER: &str = "flotilla-server";
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
+    metrics: MetricsRegistry,
 }
 
 struct Inner {
@@ -38,7 +40,21 @@ impl Context {
     /// to stop; `services` are those of the same server, this one included.
     pub fn new(replica: Replica, definition: &Definition, shutdown: watch::Receiver<bool>, services: Local) -> Self {
         let server = MetadataValue::from(replica.status().server);
-        Self { inner: Arc::new(Inner { replica, space: definition.space, server, shutdown, services }) }
+        let inner = Inner { replica, space: definition.space, server, shutdown, services };
+        Self { inner: Arc::new(inner), metrics: MetricsRegistry::default() }
+    }
+
+    /// The same, with its metrics on the server's page. Without this, they are
+    /// counted and nobody sees them.
+    pub fn with_metrics(self, metrics: MetricsRegistry) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Registers a service's own metrics, by their whole names without the
+    /// `_total` of counters: nothing is put before them. To be called once,
+    /// when the service is built.
+    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.metrics.with(register);
     }
 
     /// The other services of this server, as a channel for their clients.
@@ -99,7 +115,7 @@ impl Context {
         call.check_deadline()?;
         let mut transaction = transaction.build();
         transaction.request = Some(intent.to_storage(answer));
-        let mut committed = self.inner.replica.propose(transaction, call.deadline()).await?;
+        let mut committed = self.inner.replica.propose_traced(transaction, call.deadline(), call.trace()).await?;
         committed.answer = request::answer_of(&committed.answer);
         Ok(committed)
     }
@@ -119,7 +135,8 @@ impl Context {
         let never = Condition { table: "-".into(), revision: Some(u64::MAX), ..Condition::default() };
         transaction.conditions.push(never);
         transaction.request = Some(intent.to_storage(&[]));
-        match self.inner.replica.propose(transaction, call.deadline()).await.map_err(Error::from) {
+        let answered = self.inner.replica.propose_traced(transaction, call.deadline(), call.trace()).await;
+        match answered.map_err(Error::from) {
             Ok(mut committed) => {
                 committed.answer = request::answer_of(&committed.answer);
                 Ok(Some(committed))
@@ -177,6 +194,13 @@ impl Context {
     pub fn cursor(&self) -> feed::Cursor {
         let revision = self.inner.replica.store().revision();
         feed::Cursor { history: self.inner.replica.history().to_owned(), revision, index: 0 }
+    }
+
+    /// The span of the transaction that made a revision, if it was a traced
+    /// request of this server, and among the last 1,024 of them. What follows
+    /// from the revision is a child of it: `traced!(trace, "push", bytes = 5)`.
+    pub fn trace_of(&self, revision: u64) -> Option<Trace> {
+        self.inner.replica.trace_of(revision)
     }
 
     /// Whether this server leads its cell, following changes.

@@ -13,6 +13,7 @@
 //!   all resources share.
 //! * [`watch`]: streams of events with heartbeats and resets.
 //! * [`tasks`]: what a service does in the background.
+//! * [`metrics`]: where a service's own counters go.
 //! * [`error`], [`status`]: what can go wrong, and the one table that says how
 //!   it travels.
 //!
@@ -28,6 +29,7 @@ pub mod etag;
 pub mod fields;
 pub mod local;
 pub mod mask;
+pub mod metrics;
 pub mod page;
 pub mod request;
 pub mod service;
@@ -42,9 +44,10 @@ pub use context::Context;
 pub use cursor::TaskCursor;
 pub use error::{Error, Refusal};
 pub use fields::Violations;
-pub use flotilla_replica::{Change, Committed, Consistency};
+pub use flotilla_replica::{Change, Committed, Consistency, Trace, Traced, traced};
 pub use flotilla_store::{Row, RowChange, Space, TransactionBuilder};
 pub use local::Local;
+pub use metrics::MetricsRegistry;
 pub use page::Page;
 pub use request::Intent;
 pub use service::{Built, Definition, Placement, Task};

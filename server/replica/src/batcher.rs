@@ -25,6 +25,8 @@ use crate::{
     clock::Clock,
     log::Log,
     raft::{Command, Raft, Reply, TypeConfig, Waiter},
+    trace::{Trace, Traced},
+    traced,
 };
 
 /// Operations of one entry, unless one transaction alone has more. The state
@@ -86,6 +88,23 @@ struct Waiting {
     operations: usize,
     deadline: Instant,
     answer: Answer,
+    /// Boxed, because few are traced.
+    stage: Option<Box<Stage>>,
+}
+
+/// Where a traced transaction is: its span ends with this.
+struct Stage {
+    transaction: Trace,
+    _span: Traced,
+}
+
+impl Stage {
+    /// The one after it, which begins when this has ended.
+    fn next(self, begin: impl FnOnce(Trace) -> Traced) -> Self {
+        let transaction = self.transaction;
+        drop(self);
+        Self { transaction, _span: begin(transaction) }
+    }
 }
 
 type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
@@ -95,6 +114,8 @@ type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
 struct UnderWay {
     batcher: Arc<Batcher>,
     answers: Vec<Answer>,
+    /// Of the transactions that are traced.
+    stages: Vec<Stage>,
     committed: bool,
     /// The moment that its writers are given to come back.
     gathering: Option<u64>,
@@ -117,10 +138,12 @@ impl Batcher {
         self: &Arc<Self>,
         transaction: &Transaction,
         deadline: Instant,
+        trace: Option<Trace>,
     ) -> Result<oneshot::Receiver<Result<Committed, ProposeError>>, ProposeError> {
         let (answer, answered) = oneshot::channel();
         let encoded = Bytes::from(transaction.encode_to_vec());
         let operations = transaction.operations.len().max(1);
+        let stage = trace.map(|transaction| Box::new(Stage { transaction, _span: traced!(transaction, "queue") }));
         {
             let mut queue = self.queue();
             let too_large = !queue.waiting.is_empty() && queue.bytes + encoded.len() > MAX_WAITING_BYTES;
@@ -129,7 +152,7 @@ impl Batcher {
             }
             queue.operations += operations;
             queue.bytes += encoded.len();
-            queue.waiting.push_back(Waiting { encoded, operations, deadline, answer });
+            queue.waiting.push_back(Waiting { encoded, operations, deadline, answer, stage });
             self.metrics.waiting.set(queue.waiting.len() as i64);
         }
         self.pump();
@@ -138,9 +161,9 @@ impl Batcher {
 
     /// Sends entries for as long as there is something to send and room for it.
     fn pump(self: &Arc<Self>) {
-        while let Some((command, answers)) = self.next_entry() {
-            let under_way =
-                UnderWay { batcher: self.clone(), answers, committed: false, gathering: None, answered: false };
+        while let Some((command, answers, stages)) = self.next_entry() {
+            let batcher = self.clone();
+            let under_way = UnderWay { batcher, answers, stages, committed: false, gathering: None, answered: false };
             let reply = Reply(Box::new(under_way));
             let raft = self.raft.clone();
             // An error means that Raft has stopped, and has dropped the reply.
@@ -158,7 +181,7 @@ impl Batcher {
         }
     }
 
-    fn next_entry(&self) -> Option<(Command, Vec<Answer>)> {
+    fn next_entry(&self) -> Option<(Command, Vec<Answer>, Vec<Stage>)> {
         let mut queue = self.queue();
         let full = queue.operations >= ENTRY_OPERATIONS || queue.bytes >= ENTRY_BYTES;
         let gathering = queue.gathering.is_some_and(|expected| queue.waiting.len() < expected);
@@ -170,6 +193,7 @@ impl Batcher {
         let now = Instant::now();
         let (mut transactions, mut answers) = (Vec::new(), Vec::new());
         let (mut operations, mut bytes) = (0, 0);
+        let mut traces = Vec::new();
         while let Some(next) = queue.waiting.front() {
             let (next_operations, next_bytes) = (next.operations, next.encoded.len());
             let fits = operations + next_operations <= ENTRY_OPERATIONS && bytes + next_bytes <= ENTRY_BYTES;
@@ -189,6 +213,7 @@ impl Batcher {
             bytes += next_bytes;
             transactions.push(next.encoded);
             answers.push(next.answer);
+            traces.extend(next.stage.map(|stage| stage.transaction));
         }
         self.metrics.waiting.set(queue.waiting.len() as i64);
         if transactions.is_empty() {
@@ -198,8 +223,11 @@ impl Batcher {
         queue.unflushed += 1;
         drop(queue);
         self.metrics.group_transactions.observe(transactions.len() as f64);
+        let count = transactions.len();
+        let fsync = |transaction| Stage { transaction, _span: traced!(transaction, "fsync", transactions = count) };
+        let stages = traces.into_iter().map(fsync).collect();
         let kind = command::Kind::Batch(storage::Batch { transactions });
-        Some((encode(self.clock.now(), kind), answers))
+        Some((encode(self.clock.now(), kind), answers, stages))
     }
 
     fn tell(&self, outcome: Outcome) -> Result<Committed, ProposeError> {
@@ -248,6 +276,7 @@ impl Waiter<WriteResult> for UnderWay {
 
     fn complete(mut self: Box<Self>, result: WriteResult) {
         self.note_committed();
+        self.stages.clear();
         self.answered = true;
         self.batcher.queue().under_way -= 1;
         let answers = std::mem::take(&mut self.answers);
@@ -280,6 +309,8 @@ impl UnderWay {
     fn note_committed(&mut self) {
         if !std::mem::replace(&mut self.committed, true) {
             self.batcher.queue().unflushed -= 1;
+            let stages = std::mem::take(&mut self.stages).into_iter();
+            self.stages = stages.map(|stage| stage.next(|transaction| traced!(transaction, "apply"))).collect();
         }
     }
 }

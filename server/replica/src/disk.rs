@@ -156,3 +156,14 @@ pub fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
+
+/// Bytes of the files below a directory; what can't be read counts nothing.
+pub(crate) fn bytes_below(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(bytes).sum()
+}

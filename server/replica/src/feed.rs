@@ -4,7 +4,13 @@
 //! nothing and delays nobody; one that follows closely is served from memory,
 //! one that is behind from the changes files.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use flotilla_proto::storage::v1::Change;
 use tokio::sync::watch;
@@ -32,6 +38,40 @@ pub(crate) struct Published {
     pub(crate) closed: bool,
 }
 
+/// Where every reader is, for the page of metrics.
+#[derive(Default)]
+pub(crate) struct Readers {
+    state: Mutex<ReadersState>,
+}
+
+#[derive(Default)]
+struct ReadersState {
+    last_id: u64,
+    /// The revision that comes next for each, by a number of its own.
+    next: HashMap<u64, Arc<AtomicU64>>,
+}
+
+impl Readers {
+    fn add(&self, next: u64) -> (u64, Arc<AtomicU64>) {
+        let position = Arc::new(AtomicU64::new(next));
+        let mut state = self.state();
+        state.last_id += 1;
+        let id = state.last_id;
+        state.next.insert(id, position.clone());
+        (id, position)
+    }
+
+    /// Revisions up to this one that the slowest reader has not read.
+    pub(crate) fn behind(&self, last: u64) -> u64 {
+        let slowest = self.state().next.values().map(|next| next.load(Ordering::Relaxed)).min();
+        slowest.map_or(0, |next| (last + 1).saturating_sub(next))
+    }
+
+    fn state(&self) -> MutexGuard<'_, ReadersState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A reader of the feed.
 pub struct Feed {
     changes: Arc<Changes>,
@@ -39,6 +79,9 @@ pub struct Feed {
     published: watch::Receiver<Published>,
     /// The revision that comes next.
     next: u64,
+    readers: Arc<Readers>,
+    /// Where it is told, and under which number.
+    told: (u64, Arc<AtomicU64>),
     /// Where the next record is on disk, as far as known.
     place: Option<Place>,
 }
@@ -48,6 +91,7 @@ impl Feed {
         changes: Arc<Changes>,
         history: Arc<str>,
         published: watch::Receiver<Published>,
+        readers: Arc<Readers>,
         from: Option<&Cursor>,
     ) -> Result<Self, FeedError> {
         let last = published.borrow().revision;
@@ -62,7 +106,8 @@ impl Feed {
             Some(cursor) => cursor.revision + 1,
         };
         changes.metrics().readers.inc();
-        let feed = Self { changes, history, published, next, place: None };
+        let told = readers.add(next);
+        let feed = Self { changes, history, published, next, readers, told, place: None };
         feed.check_floor()?;
         Ok(feed)
     }
@@ -103,6 +148,7 @@ impl Feed {
             }
         };
         self.next += records.len() as u64;
+        self.told.1.store(self.next, Ordering::Relaxed);
         Ok(records)
     }
 
@@ -118,5 +164,6 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.changes.metrics().readers.dec();
+        self.readers.state().next.remove(&self.told.0);
     }
 }

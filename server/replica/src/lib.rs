@@ -17,6 +17,7 @@
 //! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
 //! * [`sizes`]: how much of all this there is.
 //! * [`segment`]: the checksummed files that log and changes are made of.
+//! * [`trace`]: the spans of traced requests, and the revisions that came of them.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
 //! The only crate that names openraft. It reads no configuration and no
@@ -41,6 +42,7 @@ pub mod restore;
 mod segment;
 pub mod sizes;
 mod snapshot;
+pub mod trace;
 mod upkeep;
 mod window;
 
@@ -52,4 +54,5 @@ pub use metrics::Metrics;
 pub use replica::{CheckReport, Committed, Consistency, Options, Replica, SpaceCheck, Status};
 pub use restore::{RestoreOptions, Restored, restore};
 pub use sizes::Sizes;
+pub use trace::{Trace, Traced};
 pub use window::request_key;

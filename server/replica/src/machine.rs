@@ -28,13 +28,14 @@ use crate::{
     CheckReport, Committed, Metrics, SpaceCheck,
     batcher::{Outcome, Outcomes},
     changes::Changes,
-    feed::Published,
+    feed::{Published, Readers},
     log::Log,
     raft::{
         Command, LogId, Payload, StoredMembership, TypeConfig, log_id_from_storage, log_id_to_storage,
         membership_from_storage, membership_to_storage,
     },
     snapshot::{SnapshotFile, Snapshots},
+    trace::Traces,
     window::Window,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Derived {
     /// The rows are not what the log led to: the next start must look.
     pub(crate) diverged: AtomicBool,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
+    pub(crate) readers: Arc<Readers>,
 }
 
 /// Scans of all rows that may go on at once.
@@ -191,6 +194,8 @@ impl Machine {
             changes.iter().filter(|change| change.request.is_some()).map(window_entry).collect();
         let (revision, time) = (applied.revision, applied.time);
         let moved = !changes.is_empty();
+        // Before readers are told of them. Says nothing to the state machine itself.
+        self.derived.traces.note(&changes);
         self.derived.changes.append(changes)?;
         let mut window = self.derived.window();
         self.derived.store.write(draft.finish(), applied).map_err(io::Error::other)?;

@@ -1,7 +1,10 @@
 //! What the log and the feed count, in Prometheus' terms.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
@@ -32,7 +35,58 @@ pub struct Metrics {
     pub readers: Gauge,
     /// Snapshots published.
     pub snapshots: Counter,
+    /// What is looked at from time to time, or when somebody asks.
+    pub gauges: Gauges,
 }
+
+/// A moment's view of a replica, in numbers. Cheap to clone; clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// Transactions that may wait.
+    pub waiting_limit: Gauge,
+    /// 1: the log can't be written.
+    pub log_failed: Gauge,
+    /// 1: this server leads its cell.
+    pub leads: Gauge,
+    /// 1: this server knows who leads.
+    pub leader_known: Gauge,
+    /// Raft's term.
+    pub term: Gauge,
+    /// The last revision applied.
+    pub revision: Gauge,
+    /// The first revision that the feed still has.
+    pub floor: Gauge,
+    /// Revisions that the slowest reader of the feed has not read.
+    pub behind: Gauge,
+    /// Bytes of log since the last snapshot.
+    pub snapshot_log: Gauge,
+    /// Bytes of log after which a snapshot is due.
+    pub snapshot_due: Gauge,
+    /// The moment that the last snapshot shows, in seconds since 1970; 0: none.
+    pub snapshot_time: Gauge,
+    /// How long the last snapshot took, in seconds; 0: none since the start.
+    pub snapshot_seconds: Gauge<f64, AtomicU64>,
+    /// Snapshots that could not be made.
+    pub snapshots_failed: Counter,
+    /// Bytes free on the disk.
+    pub disk_free: Gauge,
+    /// Bytes that must be free for a write to be accepted.
+    pub disk_required: Gauge,
+    /// Bytes of each part of the data directory.
+    pub disk_used: Family<Part, Gauge>,
+    /// Rows in the store.
+    pub rows: Gauge,
+}
+
+/// A part of the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Part {
+    /// Its directory.
+    pub part: &'static str,
+}
+
+/// Every part.
+pub(crate) const PARTS: [&str; 4] = ["log", "changes", "snapshots", "store"];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -50,6 +104,7 @@ impl Default for Metrics {
             apply_seconds: seconds(),
             readers: Gauge::default(),
             snapshots: Counter::default(),
+            gauges: Gauges::default(),
         }
     }
 }
@@ -73,5 +128,44 @@ impl Metrics {
         log.register("snapshots", "Snapshots published", self.snapshots.clone());
         let feed = registry.sub_registry_with_prefix("flotilla_feed");
         feed.register("readers", "Readers of the feed", self.readers.clone());
+        self.gauges.register(registry);
     }
+}
+
+impl Gauges {
+    fn register(&self, registry: &mut Registry) {
+        let log = registry.sub_registry_with_prefix("flotilla_log");
+        log.register("waiting_limit", "Transactions that may wait", self.waiting_limit.clone());
+        log.register("failed", "1: the log can't be written", self.log_failed.clone());
+        let raft = registry.sub_registry_with_prefix("flotilla_raft");
+        raft.register("leads", "1: this server leads its cell", self.leads.clone());
+        raft.register("leader_known", "1: this server knows who leads its cell", self.leader_known.clone());
+        raft.register("term", "Raft's term", self.term.clone());
+        let feed = registry.sub_registry_with_prefix("flotilla_feed");
+        feed.register("revision", "The last revision applied", self.revision.clone());
+        feed.register("floor_revision", "The first revision that the feed still has", self.floor.clone());
+        let help = "Revisions that the slowest reader of the feed has not read";
+        feed.register("behind_revisions", help, self.behind.clone());
+        let snapshot = registry.sub_registry_with_prefix("flotilla_snapshot");
+        snapshot.register_with_unit("log", "Log since the last snapshot", Unit::Bytes, self.snapshot_log.clone());
+        let help = "Log after which a snapshot is due";
+        snapshot.register_with_unit("due", help, Unit::Bytes, self.snapshot_due.clone());
+        let help = "The moment that the last snapshot shows, since 1970; 0: none";
+        snapshot.register_with_unit("timestamp", help, Unit::Seconds, self.snapshot_time.clone());
+        let help = "How long the last snapshot took; 0: none since the start";
+        snapshot.register("seconds", help, self.snapshot_seconds.clone());
+        snapshot.register("failed", "Snapshots that could not be made", self.snapshots_failed.clone());
+        let disk = registry.sub_registry_with_prefix("flotilla_disk");
+        disk.register_with_unit("free", "Free where the data is", Unit::Bytes, self.disk_free.clone());
+        let help = "What must be free for a write to be accepted";
+        disk.register_with_unit("required", help, Unit::Bytes, self.disk_required.clone());
+        let help = "Each part of the data directory";
+        disk.register_with_unit("used", help, Unit::Bytes, self.disk_used.clone());
+        registry.register("flotilla_store_rows", "Rows in the store", self.rows.clone());
+    }
+}
+
+/// A number as a gauge has it.
+pub(crate) fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

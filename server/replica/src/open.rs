@@ -25,6 +25,7 @@ use crate::{
     raft::log_id_from_storage,
     restore,
     snapshot::{SnapshotError, Snapshots},
+    trace::Traces,
     window::Window,
 };
 
@@ -127,6 +128,8 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         stopping: AtomicBool::new(false),
         diverged: AtomicBool::new(false),
         metrics,
+        traces: Traces::default(),
+        readers: Arc::default(),
     };
     let (derived, snapshots) = (Arc::new(derived), Arc::new(snapshots));
     Ok(Opened { identity, lock, log, log_storage, writer, derived, snapshots })

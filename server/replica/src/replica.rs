@@ -15,6 +15,7 @@ use tokio::{
     sync::{Semaphore, oneshot, watch},
     time::Instant,
 };
+use tracing::field::Empty;
 
 use crate::{
     CheckError, Cursor, Feed, FeedError, Metrics, OpenError, ProposeError, ReadError,
@@ -25,10 +26,13 @@ use crate::{
     identity::{DirectoryLock, Identity},
     log::Log,
     machine::{Checks, Derived, Machine, SCANS},
+    metrics::{PARTS, Part, gauge},
     network::NoPeers,
     open,
     raft::{Raft, Server, ServerId, TypeConfig},
     snapshot::Snapshots,
+    trace::{Trace, Traced},
+    traced,
     upkeep::Upkeep,
 };
 
@@ -263,13 +267,53 @@ impl Replica {
     /// # Errors
     /// See [`ProposeError`], which says of each whether anything happened.
     pub async fn propose(&self, transaction: Transaction, deadline: Instant) -> Result<Committed, ProposeError> {
+        self.commit(transaction, deadline, None).await
+    }
+
+    /// The same for a request that may be traced: with a span `transaction`,
+    /// and within it `queue`, `fsync` and `apply`. [`Replica::trace_of`] knows
+    /// it by its revision, if the transaction carries a request.
+    ///
+    /// # Errors
+    /// As [`Replica::propose`].
+    pub async fn propose_traced(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+        trace: Option<Trace>,
+    ) -> Result<Committed, ProposeError> {
+        let Some(parent) = trace else { return self.commit(transaction, deadline, None).await };
+        let span = traced!(parent, "transaction", revision = Empty, outcome = Empty);
+        let traces = &self.inner.derived.traces;
+        let key = transaction.request.as_ref().map(|request| request.key.clone());
+        let expected = key.and_then(|key| traces.expect(key, span.trace()));
+        let committed = self.commit(transaction, deadline, Some(span.trace())).await;
+        drop(expected);
+        record_outcome(&span, &committed);
+        committed
+    }
+
+    /// The span `transaction` of a traced request of this server, by the
+    /// revision that it made: what follows from the revision belongs there.
+    /// Known before readers of the feed get the revision, and until 1,024
+    /// others followed.
+    pub fn trace_of(&self, revision: u64) -> Option<Trace> {
+        self.inner.derived.traces.of(revision)
+    }
+
+    async fn commit(
+        &self,
+        transaction: Transaction,
+        deadline: Instant,
+        trace: Option<Trace>,
+    ) -> Result<Committed, ProposeError> {
         flotilla_store::transaction::check(&transaction)?;
         self.check_writable()?;
         if deadline <= Instant::now() {
             return Err(ProposeError::DeadlineExpired { submitted: false });
         }
         self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ProposeError::NoLeader)?;
-        let answered = self.inner.batcher.submit(&transaction, deadline)?;
+        let answered = self.inner.batcher.submit(&transaction, deadline, trace)?;
         match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(self.why_stopped()),
@@ -316,7 +360,8 @@ impl Replica {
     /// See [`FeedError`].
     pub fn feed(&self, from: Option<&Cursor>) -> Result<Feed, FeedError> {
         let (changes, history) = (self.inner.derived.changes.clone(), self.inner.history.clone());
-        Feed::open(changes, history, self.inner.derived.published.subscribe(), from)
+        let readers = self.inner.derived.readers.clone();
+        Feed::open(changes, history, self.inner.derived.published.subscribe(), readers, from)
     }
 
     /// Hashes every space at one point of the log.
@@ -367,6 +412,26 @@ impl Replica {
     /// replica shuts down.
     pub fn watch_leadership(&self) -> watch::Receiver<bool> {
         self.inner.upkeep.watch_leadership()
+    }
+
+    /// Brings the gauges among the metrics up to date. It lists the data
+    /// directory, so it blocks for as long as the disk takes for that.
+    pub fn refresh_metrics(&self) {
+        let (status, derived) = (self.status(), &self.inner.derived);
+        let gauges = &derived.metrics.gauges;
+        gauges.waiting_limit.set(gauge(self.inner.options.max_waiting as u64));
+        gauges.log_failed.set(i64::from(status.failed.is_some()));
+        gauges.leads.set(i64::from(*self.watch_leadership().borrow()));
+        gauges.leader_known.set(i64::from(status.leader.is_some()));
+        gauges.term.set(gauge(status.term));
+        gauges.revision.set(gauge(status.revision));
+        gauges.floor.set(gauge(status.floor));
+        gauges.behind.set(gauge(derived.readers.behind(status.revision)));
+        gauges.rows.set(gauge(derived.store.hashes().rows()));
+        for part in PARTS {
+            let bytes = disk::bytes_below(&self.inner.options.data_dir.join(part));
+            gauges.disk_used.get_or_create(&Part { part }).set(gauge(bytes));
+        }
     }
 
     /// What is counted, to be registered with a Prometheus registry.
@@ -479,6 +544,19 @@ impl Replica {
             Err(WaitError::Timeout(..)) => Err(OpenError::NotCaughtUp { waited }),
             Err(error) => Err(OpenError::Raft { reason: error.to_string() }),
         }
+    }
+}
+
+fn record_outcome(span: &Traced, committed: &Result<Committed, ProposeError>) {
+    let outcome = match committed {
+        Ok(Committed { replayed: false, .. }) => "committed",
+        Ok(Committed { replayed: true, .. }) => "replayed",
+        Err(ProposeError::Conflict { .. }) => "conflict",
+        Err(_) => "failed",
+    };
+    span.record("outcome", outcome);
+    if let Ok(committed) = committed {
+        span.record("revision", committed.revision);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     Options, batcher,
     log::Log,
     machine::Derived,
+    metrics::{Gauges, gauge},
     raft::{Raft, ServerId},
     snapshot::{SnapshotError, Snapshots},
 };
@@ -73,7 +74,12 @@ impl Upkeep {
         let (leads, leading) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_leadership(raft.clone(), id, shared.clone(), leads));
-        tasks.spawn(watch_disk(options.disk.clone(), options.data_dir.clone(), shared.clone()));
+        tasks.spawn(watch_disk(
+            options.disk.clone(),
+            options.data_dir.clone(),
+            shared.clone(),
+            derived.metrics.gauges.clone(),
+        ));
         let bounds = Bounds {
             raft: raft.clone(),
             log: log.clone(),
@@ -154,7 +160,12 @@ async fn follow_leadership(raft: Raft, id: ServerId, shared: Arc<Shared>, leads:
     }
 }
 
-async fn watch_disk(disk: Arc<dyn crate::disk::Disk>, data_dir: std::path::PathBuf, shared: Arc<Shared>) {
+async fn watch_disk(
+    disk: Arc<dyn crate::disk::Disk>,
+    data_dir: std::path::PathBuf,
+    shared: Arc<Shared>,
+    gauges: Gauges,
+) {
     let mut ticks = interval(DISK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -163,6 +174,8 @@ async fn watch_disk(disk: Arc<dyn crate::disk::Disk>, data_dir: std::path::PathB
         let Ok(free) = disk.free_bytes(&data_dir) else { continue };
         let required = shared.required_bytes.load(Ordering::Relaxed);
         shared.free_bytes.store(free, Ordering::Relaxed);
+        gauges.disk_free.set(gauge(free));
+        gauges.disk_required.set(gauge(required));
         let full = free < required;
         if shared.disk_full.swap(full, Ordering::AcqRel) != full {
             match full {
@@ -197,6 +210,10 @@ impl Bounds {
             let appended = self.log.appended_bytes();
             // A large store is not written anew for every bit of log.
             let due = self.snapshot_log_bytes.max(self.snapshots.bytes());
+            let gauges = &self.derived.metrics.gauges;
+            gauges.snapshot_log.set(gauge(appended - covered));
+            gauges.snapshot_due.set(gauge(due));
+            gauges.snapshot_time.set(gauge(self.snapshots.applied().map_or(0, |applied| applied.time / 1_000_000)));
             if appended - covered >= due && Instant::now() >= not_before {
                 match self.snapshot().await {
                     true => (covered, pause) = (appended, SNAPSHOT_PAUSE),
@@ -255,6 +272,7 @@ impl Bounds {
                     }
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::error!(%error, cause, "a snapshot could not be made; the log is kept");
+                    self.derived.metrics.gauges.snapshots_failed.inc();
                     return false;
                 }
                 Err(_) => return false,
@@ -262,6 +280,7 @@ impl Bounds {
             let index = applied.log_id.map(|log_id| log_id.index);
             tracing::info!(index, revision = applied.revision, elapsed = ?started.elapsed(), "published a snapshot");
             self.derived.metrics.snapshots.inc();
+            self.derived.metrics.gauges.snapshot_seconds.set(started.elapsed().as_secs_f64());
             if self.raft.trigger().snapshot().await.is_err() {
                 return false;
             }

@@ -12,17 +12,16 @@ use std::{
 };
 
 use clap::Args;
+use flotilla_client::{Client, MAX_MESSAGE, Target};
 use flotilla_proto::cluster::v1::{
     BackupEnd, BackupHeader, BackupRequest, BackupResponse, backup_response::Part,
     cluster_service_client::ClusterServiceClient,
 };
-use flotilla_client::{Client, MAX_MESSAGE, Target};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tonic::Streaming;
 
 use super::{Failure, output::Output, row, talk};
-
 
 /// Saves the data of a running server in a file, as it is at one moment, while writes go on. It has
 /// everything that was acknowledged before.

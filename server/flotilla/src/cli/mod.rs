@@ -4,6 +4,7 @@
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
 //! * `check`, `health`, `users`, `records`, `import`, `threads`: call one.
+//! * `top`: watches one.
 //! * `backup`, `restore`: a server's data in a file, and a data directory from one.
 //! * `pages`: lists, a page at a time.
 //! * `people`: a user by id, address or name.
@@ -37,6 +38,7 @@ mod row;
 mod serve;
 mod talk;
 mod threads;
+mod top;
 mod users;
 mod watch;
 
@@ -47,7 +49,7 @@ use flotilla_client::{Client, Target};
 
 pub use failure::Failure;
 
-use crate::config::client::ClientFile;
+use crate::{config::client::ClientFile, telemetry};
 use output::{Format, Output};
 
 /// Many small gRPC services on one durable log.
@@ -73,6 +75,8 @@ enum Command {
     Check(check::Check),
     /// Ask a running server whether it is serving
     Health(health::HealthOf),
+    /// Watch what a running server does
+    Top(top::Top),
     /// Create, read, change, delete and watch users
     #[command(subcommand)]
     Users(users::Users),
@@ -146,6 +150,7 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
         Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
         Command::Backup(backup) => Box::pin(backup.run(&target, &mut output)).await,
         Command::Health(health) => health.run(&target, &mut output).await,
+        Command::Top(top) => Box::pin(top.run(&target, &mut output)).await,
         Command::Users(users) => Box::pin(users.run(&target, &mut output)).await,
         Command::Records(records) => Box::pin(records.run(&target, &mut output)).await,
         Command::Threads(threads) => Box::pin(threads.run(&target, &mut output)).await,
@@ -191,7 +196,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 /// store is rebuilt, say.
 fn serving<T>(server: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let served = runtime.block_on(server);
+    let served = runtime.block_on(async {
+        let served = server.await;
+        telemetry::traces::stop().await;
+        served
+    });
     runtime.shutdown_timeout(LEFT_BEHIND);
     served
 }

@@ -127,6 +127,22 @@ pub enum ConfigError {
     /// A cell needs a name.
     #[error("`cluster.name` is empty: name the cell, for instance \"flotilla\"")]
     NamelessCell,
+    /// Not where a collector of traces can be.
+    #[error("`telemetry.otlp_endpoint` is {endpoint:?}: {reason}")]
+    BadCollector {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A fraction that isn't one.
+    #[error("`{key}` is {value}: a fraction is between 0 (none) and 1 (all)")]
+    BadFraction {
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: f64,
+    },
     /// A bound of 0 lets nothing through.
     #[error("`{key}` is 0, which would refuse everything: set at least 1")]
     ZeroBound {

@@ -13,6 +13,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     Text,
     Number,
+    /// Between 0 and 1.
+    Fraction,
     Switch,
     /// Separated by commas.
     List,
@@ -61,6 +63,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("telemetry.slow_request", Kind::Text),
     Key::new("telemetry.debug", Kind::Switch),
     Key::new("telemetry.debug_exposed", Kind::Switch),
+    Key::new("telemetry.otlp_endpoint", Kind::Text),
+    Key::new("telemetry.trace_sample", Kind::Fraction),
 ];
 
 /// Keys, and tables, that the design has and this version hasn't.

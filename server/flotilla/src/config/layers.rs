@@ -142,6 +142,7 @@ impl Layers {
         let value = match key.kind {
             Kind::Text => Value::String(text.to_owned()),
             Kind::Number => Value::Integer(text.parse().map_err(|_| bad("a whole number"))?),
+            Kind::Fraction => Value::Float(text.parse().map_err(|_| bad("a number"))?),
             Kind::Switch => Value::Boolean(text.parse().map_err(|_| bad("true or false"))?),
             Kind::List => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());

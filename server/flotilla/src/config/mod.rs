@@ -107,8 +107,8 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-/// What is logged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is logged, and what is traced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Telemetry {
     /// A level, or directives such as `info,flotilla_replica=debug`.
@@ -122,6 +122,11 @@ pub struct Telemetry {
     pub debug: bool,
     /// Whether it has it although other machines reach that port.
     pub debug_exposed: bool,
+    /// The collector that traces are sent to, `http://host:port`; absent: nothing is traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+    /// The fraction of requests that are traced, of those whose callers don't say.
+    pub trace_sample: f64,
 }
 
 /// How a log line looks.
@@ -197,6 +202,12 @@ impl Config {
         if self.cluster.name.is_empty() {
             return Err(ConfigError::NamelessCell);
         }
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
+            check_collector(endpoint)?;
+        }
+        if !(0.0..=1.0).contains(&self.telemetry.trace_sample) {
+            return Err(ConfigError::BadFraction { key: "telemetry.trace_sample", value: self.telemetry.trace_sample });
+        }
         let bounds = [
             ("limits.concurrent_requests", self.limits.concurrent_requests),
             ("limits.requests_per_caller", self.limits.requests_per_caller),
@@ -211,6 +222,15 @@ impl Config {
             Some((key, _)) => Err(ConfigError::ZeroBound { key }),
             None => Ok(()),
         }
+    }
+}
+
+fn check_collector(endpoint: &str) -> Result<(), ConfigError> {
+    let refused = |reason| Err(ConfigError::BadCollector { endpoint: endpoint.to_owned(), reason });
+    match endpoint.split_once("://") {
+        Some(("http", rest)) if !rest.is_empty() && endpoint.parse::<http::Uri>().is_ok() => Ok(()),
+        Some(("https", _)) => refused("this version speaks no TLS to a collector: run one on this machine"),
+        _ => refused("it must look like http://127.0.0.1:4317"),
     }
 }
 
@@ -268,6 +288,8 @@ impl Default for Telemetry {
             slow_request: Duration::from_secs(1),
             debug: false,
             debug_exposed: false,
+            otlp_endpoint: None,
+            trace_sample: 0.01,
         }
     }
 }
@@ -327,6 +349,29 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_that_cant_be_reached_so_is_told_with_the_way_out() {
+        let mut config = named(&["all"]);
+        let checked = |config: &Config| config.check(&["users"]).map_err(|error| error.to_string());
+        config.telemetry.otlp_endpoint = Some("http://127.0.0.1:4317".to_owned());
+        assert_eq!(checked(&config), Ok(()));
+        for (endpoint, hint) in [("https://c:4317", "no TLS"), ("c:4317", "http://127.0.0.1:4317"), ("http://", "like")]
+        {
+            config.telemetry.otlp_endpoint = Some(endpoint.to_owned());
+            let refused = checked(&config).unwrap_err();
+            assert!(refused.contains(endpoint) && refused.contains(hint), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_fraction_is_between_0_and_1() {
+        let mut config = named(&["all"]);
+        for (fraction, refused) in [(0.0, false), (1.0, false), (1.5, true), (-0.1, true), (f64::NAN, true)] {
+            config.telemetry.trace_sample = fraction;
+            assert_eq!(config.check(&["users"]).is_err(), refused, "{fraction}");
+        }
+    }
+
+    #[test]
     fn health_is_a_hundred_ports_higher() {
         assert_eq!(Config::default().health_address().unwrap().port(), 7500);
         let listen = "127.0.0.1:65500".parse().unwrap();
@@ -363,7 +408,13 @@ mod tests {
         let uncommented: String = MANUAL
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.starts_with("services = ") || rest.starts_with("health_listen = ") => rest,
+                Some(rest)
+                    if ["services = ", "health_listen = ", "otlp_endpoint = "]
+                        .iter()
+                        .any(|key| rest.starts_with(key)) =>
+                {
+                    rest
+                }
                 _ => line,
             })
             .flat_map(|line| [line, "\n"])

@@ -15,6 +15,7 @@ use super::{
         deadline::DeadlineLayer,
         refusal,
         slow::SlowLog,
+        trace::Sampler,
         web,
     },
     metrics::Methods,
@@ -34,6 +35,8 @@ pub(super) struct Gate {
     pub(super) kinds: Arc<HashMap<String, MethodKind>>,
     /// Tells of slow ones.
     pub(super) slow: Arc<SlowLog>,
+    /// Chooses which are traced; none: nothing is.
+    pub(super) sampler: Option<Sampler>,
 }
 
 /// Serves until `stop` is done, and then until every connection has ended. `max_connection_age` is
@@ -48,7 +51,7 @@ pub(super) fn serve(
     let layers = ServiceBuilder::new()
         .layer(web::CrossOriginLayer::new())
         .layer(GrpcWebLayer::new())
-        .layer(CountLayer { methods: gate.methods, slow: gate.slow })
+        .layer(CountLayer { methods: gate.methods, slow: gate.slow, sampler: gate.sampler })
         .layer(AdmissionLayer::new(limits, gate.kinds))
         .map_response(refusal::reworded)
         .layer(DeadlineLayer);

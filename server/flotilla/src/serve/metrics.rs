@@ -7,26 +7,32 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
+use flotilla_kit::MetricsRegistry;
 use flotilla_replica::Replica;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::Unit,
 };
 use tonic::Code;
+
+use super::process::Process;
+use crate::telemetry;
 
 /// The registry and the families that calls are counted in. Clones count together.
 #[derive(Clone)]
 pub(super) struct Metrics {
-    registry: Arc<Mutex<Registry>>,
+    registry: MetricsRegistry,
     handled: Family<Handled, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Family<Method, Gauge>,
-    memory: Gauge,
+    process: Process,
+    ready: Gauge,
+    replica: Arc<OnceLock<Replica>>,
 }
 
 /// The labels of a method.
@@ -47,16 +53,15 @@ struct Handled {
 impl Metrics {
     pub(super) fn new() -> Self {
         let metrics = Self {
-            registry: Arc::default(),
+            registry: MetricsRegistry::default(),
             handled: Family::default(),
             seconds: Family::new_with_constructor(durations),
             in_flight: Family::default(),
-            memory: Gauge::default(),
+            process: Process::default(),
+            ready: Gauge::default(),
+            replica: Arc::default(),
         };
-        let started = Gauge::<i64>::default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        started.set(i64::try_from(now.as_secs()).unwrap_or_default());
-        metrics.with_registry(|registry| {
+        metrics.registry.with(|registry| {
             registry.register("grpc_server_handled", "Calls that ended, by code", metrics.handled.clone());
             registry.register_with_unit(
                 "grpc_server_handling",
@@ -65,15 +70,20 @@ impl Metrics {
                 metrics.seconds.clone(),
             );
             registry.register("grpc_server_in_flight", "Calls and streams that are open", metrics.in_flight.clone());
-            registry.register("process_start_time_seconds", "When the process started, since 1970", started);
-            registry.register("process_resident_memory_bytes", "Memory in use; 0: unknown", metrics.memory.clone());
+            metrics.process.register(registry);
+            registry.register("flotilla_ready", "1: as /readyz says", metrics.ready.clone());
+            let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+            registry.register("flotilla_build", "What runs", build);
+            telemetry::traces::register(registry);
         });
         metrics
     }
 
     /// Adds what the log and the feed count.
     pub(super) fn register_replica(&self, replica: &Replica) {
-        self.with_registry(|registry| replica.metrics().register(registry));
+        self.registry.with(|registry| replica.metrics().register(registry));
+        // Only one is ever registered.
+        let _ = self.replica.set(replica.clone());
     }
 
     /// A counter for each of the methods, by path (`/package.Service/Method`).
@@ -94,17 +104,22 @@ impl Metrics {
         Methods { by_path: by_path.collect(), unknown: count("unknown", "unknown") }
     }
 
-    /// Everything, in the OpenMetrics text format.
-    pub(super) fn render(&self) -> String {
-        self.memory.set(resident_memory().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or_default());
+    /// Everything, in the OpenMetrics text format. It asks the system and the disk, so it may block.
+    pub(super) fn render(&self, ready: bool) -> String {
+        self.ready.set(i64::from(ready));
+        self.process.refresh();
+        if let Some(replica) = self.replica.get() {
+            replica.refresh_metrics();
+        }
         let mut page = String::new();
         // Writing to a string doesn't fail.
-        self.with_registry(|registry| _ = text::encode(&mut page, registry));
+        self.registry.with(|registry| _ = text::encode(&mut page, registry));
         page
     }
 
-    fn with_registry(&self, action: impl FnOnce(&mut Registry)) {
-        action(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Where services register what they count.
+    pub(super) fn registry(&self) -> &MetricsRegistry {
+        &self.registry
     }
 }
 
@@ -132,6 +147,11 @@ pub(super) struct MethodMetrics {
 }
 
 impl MethodMetrics {
+    /// The service and the method, as they are labelled.
+    pub(super) fn names(&self) -> (&str, &str) {
+        (&self.labels.grpc_service, &self.labels.grpc_method)
+    }
+
     /// A call begins.
     pub(super) fn begin(&self) {
         self.used().1.inc();
@@ -189,14 +209,6 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Bytes of memory that the process has now; Linux tells in `/proc`.
-fn resident_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +223,7 @@ mod tests {
             methods.of(path).begin();
             methods.of(path).end(code, Duration::from_millis(1));
         }
-        let page = metrics.render();
+        let page = metrics.render(true);
         let line = |text: &str| assert!(page.lines().any(|line| line == text), "{text} is not in\n{page}");
         line(r#"grpc_server_handled_total{grpc_service="p.Users",grpc_method="Get",grpc_code="OK"} 1"#);
         line(r#"grpc_server_handled_total{grpc_service="unknown",grpc_method="unknown",grpc_code="Unimplemented"} 2"#);

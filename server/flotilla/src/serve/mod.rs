@@ -9,6 +9,7 @@
 //! * `api`: the main port: the services under their layers.
 //! * `connections`: who may connect to it.
 //! * `layers/`: what every call passes: browsers, counting, admission, deadlines.
+//! * `metrics`, `process`: what is counted.
 //! * `mount`: which services there are, and what they are given.
 //! * `stop`: signals, and how a server ends.
 //!
@@ -25,6 +26,7 @@ mod listeners;
 mod metrics;
 mod mount;
 mod plain;
+mod process;
 pub mod stop;
 
 use std::{
@@ -45,6 +47,7 @@ use crate::{config::Config, services};
 use debug::Debug;
 use health::{Health, Phase};
 use layers::slow::SlowLog;
+use layers::trace::Sampler;
 
 /// A server that serves.
 pub struct Server {
@@ -106,12 +109,13 @@ impl Server {
         // Nobody else sets it.
         let _ = opened.set(replica.clone());
         let facts = mount::facts(&addresses, &names);
-        let mounted = mount::mount(&definitions, &replica, facts, &health, &stopping)?;
+        let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
         let kinds = Arc::new(mount::method_kinds());
         let slow = SlowLog::new(config.telemetry.slow_request, kinds.clone(), replica.clone());
-        let gate = api::Gate { methods: Arc::new(methods), kinds, slow: Arc::new(slow) };
+        let sampler = config.telemetry.otlp_endpoint.is_some().then(|| Sampler::new(config.telemetry.trace_sample));
+        let gate = api::Gate { methods: Arc::new(methods), kinds, slow: Arc::new(slow), sampler };
         let routes = Routes::clone(&mounted.routes);
         let api = api::serve(listeners.api, routes, &config.limits, gate, done(&closing));
         health.set(Phase::Serving);

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use axum::Router;
 use flotilla_cluster::{Cluster, Facts};
-use flotilla_kit::{Context, Local, service::Definition, tasks};
+use flotilla_kit::{Context, Local, MetricsRegistry, service::Definition, tasks};
 use flotilla_proto::{
     FILE_DESCRIPTOR_SET,
     cluster::v1::cluster_service_server::{ClusterServiceServer, SERVICE_NAME as CLUSTER},
@@ -102,6 +102,7 @@ pub(super) fn mount(
     replica: &Replica,
     facts: Facts,
     health: &Health,
+    metrics: &MetricsRegistry,
     stopping: &watch::Sender<bool>,
 ) -> Result<Mounted, ServeError> {
     let mut routes = RoutesBuilder::from(Router::new().fallback(elsewhere));
@@ -109,6 +110,7 @@ pub(super) fn mount(
     let services = Local::default();
     for definition in definitions {
         let context = Context::new(replica.clone(), definition, stopping.subscribe(), services.clone());
+        let context = context.with_metrics(metrics.clone());
         let built = (definition.build)(context.clone());
         (built.mount)(&mut routes);
         running.push(tasks::run(context, built.tasks));

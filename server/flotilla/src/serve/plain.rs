@@ -32,7 +32,7 @@ pub(super) fn serve(
     let pages = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready).with_state(health.clone()))
-        .route("/metrics", get(scrape).with_state(metrics.clone()));
+        .route("/metrics", get(scrape).with_state((metrics.clone(), health.clone())));
     let pages = match debug {
         Some(debug) => pages.merge(debug::pages(debug)),
         None => pages,
@@ -57,7 +57,13 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
     (code, format!("{}\n", phase.name()))
 }
 
-async fn scrape(State(metrics): State<Metrics>) -> ([(header::HeaderName, &'static str); 1], String) {
+async fn scrape(
+    State((metrics, health)): State<(Metrics, Health)>,
+) -> Result<([(header::HeaderName, &'static str); 1], String), StatusCode> {
+    let ready = health.phase() == Phase::Serving;
+    // It looks at the disk.
+    let page = tokio::task::spawn_blocking(move || metrics.render(ready)).await;
+    let page = page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, openmetrics)], metrics.render())
+    Ok(([(header::CONTENT_TYPE, openmetrics)], page))
 }

@@ -1,6 +1,7 @@
 //! Reads and commits.
 
-use flotilla_kit::{Error, Intent};
+use flotilla_kit::{Error, Intent, MetricsRegistry};
+use prometheus_client::{encoding::text, metrics::counter::Counter};
 
 use crate::cell::{Cell, call, intent};
 
@@ -66,4 +67,16 @@ async fn a_service_sees_its_own_space_and_no_other() {
         assert_eq!(seen.revision(), 1);
         assert!(seen.get("t", b"k").expect("a read").is_some() && unseen.get("t", b"k").expect("a read").is_none());
     }
+}
+
+#[tokio::test]
+async fn a_services_own_metrics_are_on_the_servers_page() {
+    let cell = Cell::open().await;
+    let page = MetricsRegistry::default();
+    let (context, posts) = (cell.service(1).with_metrics(page.clone()), Counter::<u64>::default());
+    context.clone().register_metrics(|registry| registry.register("flotilla_posts", "Posts", posts.clone()));
+    posts.inc_by(2);
+    let mut text = String::new();
+    page.with(|registry| text::encode(&mut text, registry)).expect("a page");
+    assert!(text.lines().any(|line| line == "flotilla_posts_total 2"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Counts every call once, with the code that its caller sees.
+//! Counts every call once, with the code that its caller sees; and gives it its span, if it is traced.
 
 use std::{
     pin::Pin,
@@ -8,14 +8,19 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_kit::Traced;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
-use super::slow::{SlowLog, Watched};
+use super::{
+    slow::{SlowLog, Watched},
+    trace::{self, Sampler},
+};
 use crate::serve::metrics::{MethodMetrics, Methods};
 
 /// Makes [`Count`].
@@ -23,13 +28,15 @@ use crate::serve::metrics::{MethodMetrics, Methods};
 pub(in super::super) struct CountLayer {
     pub(in super::super) methods: Arc<Methods>,
     pub(in super::super) slow: Arc<SlowLog>,
+    /// None: nothing is traced.
+    pub(in super::super) sampler: Option<Sampler>,
 }
 
 impl<S> Layer<S> for CountLayer {
     type Service = Count<S>;
 
     fn layer(&self, inner: S) -> Count<S> {
-        Count { inner, methods: self.methods.clone(), slow: self.slow.clone() }
+        Count { inner, shared: self.clone() }
     }
 }
 
@@ -37,8 +44,7 @@ impl<S> Layer<S> for CountLayer {
 #[derive(Clone)]
 pub(in super::super) struct Count<S> {
     inner: S,
-    methods: Arc<Methods>,
-    slow: Arc<SlowLog>,
+    shared: CountLayer,
 }
 
 impl<S> Service<Request<Body>> for Count<S>
@@ -55,9 +61,18 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut call = Call::begin(self.methods.of(request.uri().path()).clone(), self.slow.watch(&request));
-        let answer = self.inner.call(request);
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let method = self.shared.methods.of(request.uri().path()).clone();
+        let (service, name) = method.names();
+        let watched = self.shared.slow.watch(&request);
+        let traced = self.shared.sampler.and_then(|sampler| sampler.begin(request.headers(), service, name));
+        let mut log_span = Span::none();
+        if let Some(traced) = &traced {
+            request.extensions_mut().insert(traced.trace());
+            log_span = trace::log_span(traced);
+        }
+        let mut call = Call::begin(method, watched, traced);
+        let answer = log_span.in_scope(|| self.inner.call(request)).instrument(log_span);
         Box::pin(async move {
             let response = answer.await?;
             call.answered();
@@ -83,12 +98,13 @@ struct Call {
     started: Instant,
     code: Code,
     watched: Option<Watched>,
+    traced: Option<Traced>,
 }
 
 impl Call {
-    fn begin(method: Arc<MethodMetrics>, watched: Option<Watched>) -> Self {
+    fn begin(method: Arc<MethodMetrics>, watched: Option<Watched>, traced: Option<Traced>) -> Self {
         method.begin();
-        Self { method, started: Instant::now(), code: Code::Cancelled, watched }
+        Self { method, started: Instant::now(), code: Code::Cancelled, watched, traced }
     }
 
     fn answered(&mut self) {
@@ -108,6 +124,9 @@ impl Drop for Call {
         self.method.end(self.code, took);
         if let Some(watched) = &self.watched {
             watched.end(self.code, took);
+        }
+        if let Some(traced) = &self.traced {
+            trace::ended(traced, self.code);
         }
     }
 }

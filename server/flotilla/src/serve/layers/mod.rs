@@ -1,5 +1,6 @@
 //! What every call of the main port passes, from the outside in: browsers' preflights (`web`),
-//! gRPC-Web (tonic-web), counting (`count`), which tells of slow calls (`slow`), admission (`admission`), deadlines (`deadline`). What they answer
+//! gRPC-Web (tonic-web), counting (`count`), which traces calls (`trace`) and tells of slow ones (`slow`), admission
+//! (`admission`), deadlines (`deadline`). What they answer
 //! is in `refusal`.
 //!
 //! Counting stands inside gRPC-Web, where a call's code is still in its trailers.
@@ -9,4 +10,5 @@ pub(super) mod count;
 pub(super) mod deadline;
 pub(super) mod refusal;
 pub(super) mod slow;
+pub(super) mod trace;
 pub(super) mod web;

@@ -11,7 +11,7 @@ use http::{HeaderName, Method, Request, Response, header};
 use tower::{Layer, Service};
 use tower_http::cors::{AllowOrigin, Cors, CorsLayer, ResponseFuture};
 
-const ALLOWED: [&str; 9] = [
+const ALLOWED: [&str; 11] = [
     "flotilla-user",
     "flotilla-device",
     "flotilla-consistency",
@@ -21,6 +21,8 @@ const ALLOWED: [&str; 9] = [
     "x-user-agent",
     "te",
     "authorization",
+    super::trace::TRACEPARENT,
+    "tracestate",
 ];
 
 const EXPOSED: [&str; 5] =
