@@ -32,7 +32,7 @@ const ECHO: &str = "flotilla.bench.Echo/Echo";
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Payload {
     #[prost(bytes = "bytes", tag = "1")]
-    content: Bytes,
+    pub(crate) content: Bytes,
 }
 
 impl Payload {

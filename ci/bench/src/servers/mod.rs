@@ -5,8 +5,10 @@
 pub(crate) mod echo;
 pub(crate) mod etcd;
 pub(crate) mod flotilla;
+pub(crate) mod nats;
 pub(crate) mod redis;
 pub(crate) mod sled;
+pub(crate) mod streams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

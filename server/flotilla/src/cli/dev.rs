@@ -104,7 +104,10 @@ fn welcome(data_dir: &Path, addresses: Addresses) {
          \x20 {flotilla} users list{endpoint}\n\
          \x20 {flotilla} users watch{endpoint}\n\
          \x20 {flotilla} records put boats skiff '{{\"length_m\": 4.2, \"owner\": \"ada\"}}'{endpoint}\n\
-         \x20 {flotilla} check{endpoint}\n\n\
+         \x20 {flotilla} threads create harbour --as ada{endpoint}\n\
+         \x20 {flotilla} threads watch --as ada{endpoint}\n\
+         \x20 {flotilla} threads post harbour hello --as ada{endpoint}\n\
+         \x20 {flotilla} top{endpoint}\n\n\
          Ctrl-C stops it and keeps the data.\n",
         data_dir.display()
     ));

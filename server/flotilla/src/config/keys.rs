@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("limits.connections", Kind::Number),
     Key::new("limits.streams_per_connection", Kind::Number),
     Key::new("limits.header_size", Kind::Text),
+    Key::new("limits.messages_in_work", Kind::Text),
     Key::new("limits.waiting_transactions", Kind::Number),
     Key::new("limits.cache", Kind::Text),
     Key::new("limits.min_free_disk", Kind::Text),

@@ -83,6 +83,8 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Bytes of a request's metadata, as HTTP/2 counts them.
     pub header_size: Size,
+    /// Bytes of all messages that are being received or worked on.
+    pub messages_in_work: Size,
     /// Transactions that may wait for the log; more are refused with OVERLOADED.
     pub waiting_transactions: usize,
     /// Memory for rows read from the store.
@@ -214,6 +216,7 @@ impl Config {
             ("limits.streams", self.limits.streams),
             ("limits.streams_per_caller", self.limits.streams_per_caller),
             ("limits.connections", self.limits.connections),
+            ("limits.messages_in_work", usize::try_from(self.limits.messages_in_work.bytes()).unwrap_or(usize::MAX)),
             ("limits.header_size", usize::try_from(self.limits.header_size.bytes()).unwrap_or(usize::MAX)),
             ("limits.streams_per_connection", self.limits.streams_per_connection as usize),
             ("limits.waiting_transactions", self.limits.waiting_transactions),
@@ -267,6 +270,7 @@ impl Default for Limits {
             connections: 16_384,
             streams_per_connection: 2048,
             header_size: Size::kibibytes(16),
+            messages_in_work: Size::mebibytes(64),
             waiting_transactions: 4096,
             cache: Size::mebibytes(32),
             min_free_disk: Size::mebibytes(256),

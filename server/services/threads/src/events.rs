@@ -1,6 +1,6 @@
 //! Events as they are stored, and as they travel.
 //!
-//! A row of `events` holds one byte that tells of the membership, then the
+//! A row of `events` holds one byte that tells the kind, then the
 //! encoded event without what the row knows already: thread, sequence, time.
 //! Fields of a protobuf message may come in any order, so what a subscriber
 //! gets is these three followed by the stored bytes, and nobody decodes a
@@ -13,12 +13,16 @@ use prost::Message;
 
 use crate::tables;
 
-/// The first byte of a row: nobody came or went.
-const PLAIN: u8 = 0;
+/// The first byte of a row: somebody posted.
+const MESSAGE: u8 = 0;
 /// A user joined. The event is completed from its row.
 const JOINED: u8 = 1;
 /// A user left.
 const LEFT: u8 = 2;
+/// The thread was renamed.
+const RENAMED: u8 = 3;
+/// A member's user was changed.
+const CHANGED: u8 = 4;
 
 /// The encoded tag of `SubscribeResponse.event`: field 1, with a length.
 const EVENT_TAG: u8 = 0x0a;
@@ -64,7 +68,9 @@ pub(crate) fn encode(event: &Event) -> Vec<u8> {
     let shape = match &event.kind {
         Some(Kind::MemberJoined(_)) => JOINED,
         Some(Kind::MemberLeft(_)) => LEFT,
-        _ => PLAIN,
+        Some(Kind::ThreadRenamed(_)) => RENAMED,
+        Some(Kind::MemberChanged(_)) => CHANGED,
+        Some(Kind::Message(_)) | None => MESSAGE,
     };
     let mut value = Vec::with_capacity(1 + event.encoded_len());
     value.push(shape);
@@ -87,9 +93,10 @@ pub(crate) fn decode(thread: &str, sequence: u64, row: &Row) -> Result<Event, Er
 pub(crate) fn pushed(key: &[u8], row: &Row) -> Result<Pushed, Error> {
     let (thread, sequence) = tables::split_event_key(key)?;
     let (shape, stored) = split(row)?;
-    if shape == PLAIN {
+    if !matches!(shape, JOINED | LEFT) {
         let known = header(thread, sequence, row);
-        return Ok(Pushed { sequence, bytes: wrapped(&known.encode_to_vec(), &stored), membership: None });
+        let bytes = wrapped(&known.encode_to_vec(), &stored);
+        return Ok(Pushed { sequence, bytes, membership: None });
     }
     let event = decode(thread, sequence, row)?;
     let membership = match &event.kind {
@@ -100,6 +107,18 @@ pub(crate) fn pushed(key: &[u8], row: &Row) -> Result<Pushed, Error> {
         _ => None,
     };
     Ok(Pushed { sequence, bytes: wrapped(&event.encode_to_vec(), &[]), membership })
+}
+
+/// The kind of a row's event, for counting.
+pub(crate) fn kind(row: &Row) -> &'static str {
+    match row.value.first() {
+        Some(&MESSAGE) => "message",
+        Some(&JOINED) => "member_joined",
+        Some(&LEFT) => "member_left",
+        Some(&RENAMED) => "thread_renamed",
+        Some(&CHANGED) => "member_changed",
+        _ => "unknown",
+    }
 }
 
 /// The user who joined by the event of a row, if one did.

@@ -2,7 +2,7 @@
 //! in each of the user's threads, whatever crashes in between.
 //!
 //! It reads users' Watch messages from its cursor on. For each change it first
-//! writes the row of `changed` that stands for the user (why, says `people`),
+//! writes the row of `changed` that stands for the user (`people` says why),
 //! then goes through the user's threads, some in a transaction: the member's
 //! row, the event, and the cursor as one. Each member's row remembers the
 //! revision up to which the thread has heard of the user, so whoever begins the
@@ -115,18 +115,17 @@ impl Teller<'_> {
         let place = event.cursor.clone().ok_or_else(|| Error::internal("a user event without a cursor"))?;
         match News::of(event, place.revision) {
             Some(news) => {
-                self.announce([people::bucket(&news.user_id)]).await?;
+                self.announce(people::bucket(&news.user_id)).await?;
                 self.tell(&news, Some(place)).await
             }
             None => self.move_lazily(place).await,
         }
     }
 
-    /// Says to all who are about to add one of these users that what they
-    /// know may be outdated.
-    async fn announce(&mut self, buckets: impl IntoIterator<Item = u8>) -> Result<(), Error> {
-        let put = |transaction: TransactionBuilder, bucket| transaction.put(CHANGED, vec![bucket], "");
-        let effect = buckets.into_iter().fold(self.context.transaction(), put);
+    /// Says to all who are about to add one of the users that a row of
+    /// `changed` stands for, that what they know may be outdated.
+    async fn announce(&mut self, key: Vec<u8>) -> Result<(), Error> {
+        let effect = self.context.transaction().put(CHANGED, key, "");
         let here = self.cursor.cursor.clone().unwrap_or_default();
         self.cursor = self.context.advance(TASK, &self.cursor, here, effect).await?;
         Ok(())
@@ -188,7 +187,7 @@ impl Teller<'_> {
 
     /// Compares every member with the users service, then goes on from a place.
     async fn compare_all(&mut self, place: Cursor) -> Result<(), Error> {
-        self.announce(0..=u8::MAX).await?;
+        self.announce(people::EVERYBODY.to_vec()).await?;
         let mut after = None;
         while let Some(user) = next_user(self.context, after.as_deref())? {
             let news = match people::get(self.context, &user, Instant::now() + ASK).await {

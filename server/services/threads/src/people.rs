@@ -4,8 +4,9 @@
 //! Names in threads are copies, kept true by `member_changed`. Between asking
 //! for a name and committing it the user may be renamed, and the task may pass
 //! by before there is a member to tell of. So the task writes a row of `changed`
-//! for a user's bucket before it looks for the user's threads, and who adds a
-//! member commits only if that row is as it was before the name was asked for.
+//! for the user's bucket (or the one row that stands for everybody) before it
+//! looks for the user's threads, and who adds a member commits only if these
+//! rows are as they were before the name was asked for.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ pub(crate) struct People {
     /// In the order asked for.
     pub(crate) people: Vec<Person>,
     /// The revisions of the rows of `changed` before that; 0: none.
-    changed: BTreeMap<u8, u64>,
+    changed: BTreeMap<Vec<u8>, u64>,
 }
 
 /// What a thread keeps of a user.
@@ -50,9 +51,9 @@ impl People {
     ) -> Result<Self, Error> {
         let view = context.latest(call).await?;
         let mut changed = BTreeMap::new();
-        for user in users.clone() {
-            let bucket = bucket(user);
-            changed.insert(bucket, view.get(CHANGED, &[bucket])?.map_or(0, |row| row.revision));
+        for key in users.clone().map(bucket).chain([EVERYBODY.to_vec()]) {
+            let revision = view.get(CHANGED, &key)?.map_or(0, |row| row.revision);
+            changed.insert(key, revision);
         }
         let mut people = Vec::new();
         for user in users {
@@ -65,17 +66,20 @@ impl People {
     /// Lets a transaction happen only if nobody has been told to have changed
     /// since.
     pub(crate) fn unchanged(&self, transaction: TransactionBuilder) -> TransactionBuilder {
-        let row_at = |transaction: TransactionBuilder, (bucket, revision): (&u8, &u64)| {
-            transaction.row_at(CHANGED, vec![*bucket], *revision)
+        let row_at = |transaction: TransactionBuilder, (key, revision): (&Vec<u8>, &u64)| {
+            transaction.row_at(CHANGED, key.clone(), *revision)
         };
         self.changed.iter().fold(transaction, row_at)
     }
 }
 
-/// The row of `changed` that stands for a user and some others.
-pub(crate) fn bucket(user: &str) -> u8 {
+/// The key of the row of `changed` that stands for all users.
+pub(crate) const EVERYBODY: &[u8] = b"";
+
+/// The key of the row of `changed` that stands for a user and some others.
+pub(crate) fn bucket(user: &str) -> Vec<u8> {
     // The last characters of a ULID are random; each has five bits.
-    user.bytes().rev().take(2).fold(0, |bucket: u8, byte| bucket.wrapping_mul(37).wrapping_add(byte))
+    vec![user.bytes().rev().take(2).fold(0, |bucket: u8, byte| bucket.wrapping_mul(37).wrapping_add(byte))]
 }
 
 /// A user, and the revision of the users service that was read at.

@@ -7,7 +7,7 @@
 //! | `memberships` | user, thread | the sequence of the joining (8 bytes, big-endian) |
 //! | `events` | thread, sequence (8 bytes, big-endian) | the event, as `events` stores it |
 //! | `cursors` | thread, user, device | how far the device has come |
-//! | `changed` | one byte | nothing: see `member_changed` |
+//! | `changed` | one byte, or none | nothing: see `people` |
 //!
 //! Ids are ULIDs, 26 bytes each, so a key of several needs no marks between
 //! them, and the beginning of one is never a part of another.

@@ -19,6 +19,13 @@ pub(super) fn over_share(what: &str, held: usize, share: usize) -> Response<Body
     respond(Refusal::new(Reason::Overloaded, message))
 }
 
+/// The messages that are being worked on fill their memory.
+pub(super) fn out_of_memory(bound: u64) -> Status {
+    let message =
+        format!("the messages in work have {bound} bytes, which is the server's limit: try again in a moment");
+    Status::from(Error::from(Refusal::new(Reason::Overloaded, message)))
+}
+
 /// The metadata is larger than is read.
 pub(super) fn headers_too_large(actual: u64, max: u64) -> Response<Body> {
     respond(Error::LimitExceeded { limit: "header_bytes", max, actual })

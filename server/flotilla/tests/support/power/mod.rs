@@ -4,10 +4,12 @@
 //! its directory was synced. Of what wasn't, a cut keeps what a [`Keep`] says: for each sector the state after any of
 //! the writes to it, and of each directory's changes any beginning.
 
+mod bench;
 mod file;
 mod image;
 mod journal;
 
+pub(crate) use bench::{Bench, choices, environment};
 pub(crate) use image::Image;
 pub(crate) use journal::Journal;
 

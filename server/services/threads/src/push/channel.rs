@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use super::subscriber::Subscriber;
@@ -29,8 +30,8 @@ pub(crate) struct Channel {
 
 #[derive(Default)]
 struct State {
-    /// Without a gap.
-    recent: VecDeque<Pushed>,
+    /// Without a gap, each with the moment it came.
+    recent: VecDeque<(Pushed, Instant)>,
     bytes: usize,
     /// By the subscriber's id.
     subscriptions: HashMap<u64, Arc<Subscription>>,
@@ -50,8 +51,8 @@ pub(crate) struct Subscription {
 
 /// What a channel has for a place in the outbox.
 pub(crate) enum Next {
-    /// The event.
-    Event(Pushed),
+    /// The event, and when it came.
+    Event(Pushed, Instant),
     /// Nothing yet: the subscription is told when there is.
     Nothing,
     /// It is older than what is kept here.
@@ -71,12 +72,12 @@ impl Channel {
     pub(crate) fn keep(&self, event: Pushed) {
         let mut state = self.lock();
         // After a gap, what was before it is of no use.
-        if state.recent.back().is_some_and(|last| last.sequence + 1 != event.sequence) {
+        if state.recent.back().is_some_and(|(last, _)| last.sequence + 1 != event.sequence) {
             self.forget(&mut state, 0);
         }
         state.bytes += event.bytes.len();
         self.total.fetch_add(event.bytes.len(), Ordering::Relaxed);
-        state.recent.push_back(event);
+        state.recent.push_back((event, Instant::now()));
         let keep = match self.total.load(Ordering::Relaxed) > MAX_TOTAL_BYTES {
             true => 0,
             false => MAX_EVENTS,
@@ -84,19 +85,20 @@ impl Channel {
         self.forget(&mut state, keep);
     }
 
-    /// Tells every subscription that there is news.
-    pub(crate) fn wake(&self) {
+    /// Tells every subscription that there is news. Returns how many there are.
+    pub(crate) fn wake(&self) -> usize {
         // Woken outside the lock, which they take first.
         let subscriptions: Vec<_> = self.lock().subscriptions.values().cloned().collect();
         subscriptions.iter().for_each(Subscription::queue);
+        subscriptions.len()
     }
 
     /// Forgets the events that were there at a former sweep: who follows has
     /// them by now. Returns the last sequence, for the next sweep.
     pub(crate) fn sweep(&self, former: u64) -> u64 {
         let mut state = self.lock();
-        let last = state.recent.back().map_or(former, |last| last.sequence);
-        let keep = state.recent.iter().filter(|event| event.sequence > former).count();
+        let last = state.recent.back().map_or(former, |(last, _)| last.sequence);
+        let keep = state.recent.iter().filter(|(event, _)| event.sequence > former).count();
         self.forget(&mut state, keep);
         last
     }
@@ -105,13 +107,13 @@ impl Channel {
     /// to have nothing there, after the subscription was made.
     pub(crate) fn next(&self, sequence: u64, outbox_is_read: bool) -> Next {
         let state = self.lock();
-        let Some(first) = state.recent.front().map(|first| first.sequence) else {
+        let Some(first) = state.recent.front().map(|(first, _)| first.sequence) else {
             return if outbox_is_read { Next::Nothing } else { Next::InOutbox };
         };
         match sequence.checked_sub(first) {
             None => Next::InOutbox,
             Some(ahead) => match usize::try_from(ahead).ok().and_then(|ahead| state.recent.get(ahead)) {
-                Some(event) => Next::Event(event.clone()),
+                Some((event, came)) => Next::Event(event.clone(), *came),
                 None => Next::Nothing,
             },
         }
@@ -133,7 +135,7 @@ impl Channel {
 
     fn forget(&self, state: &mut State, keep: usize) {
         while state.recent.len() > keep || state.bytes > MAX_BYTES {
-            let Some(event) = state.recent.pop_front() else { break };
+            let Some((event, _)) = state.recent.pop_front() else { break };
             state.bytes -= event.bytes.len();
             self.total.fetch_sub(event.bytes.len(), Ordering::Relaxed);
         }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     channel::{Channel, Subscription},
+    metrics::Metrics,
     subscriber::{End, Subscriber},
 };
 use crate::{
@@ -30,6 +31,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// Who is connected, and what they follow.
 pub(crate) struct Hub {
     context: Context,
+    pub(super) metrics: Metrics,
     state: Mutex<State>,
     /// Whether the task reads the feed.
     running: watch::Sender<bool>,
@@ -58,6 +60,7 @@ pub(crate) struct Presence {
 impl Hub {
     pub(crate) fn new(context: Context) -> Arc<Self> {
         Arc::new(Self {
+            metrics: Metrics::new(&context),
             context,
             state: Mutex::default(),
             running: watch::Sender::new(false),
@@ -98,10 +101,14 @@ impl Hub {
         let space = self.context.space().number();
         // In the order of their first news.
         let mut touched: Vec<Arc<Channel>> = Vec::new();
+        let mut traced = Vec::new();
         for change in records.iter().filter(|change| change.space == space) {
+            // Ends when everybody is woken.
+            traced.extend(self.context.trace_of(change.revision).map(|trace| flotilla_kit::traced!(trace, "push")));
             for row in &change.rows {
                 let (EVENTS, None, Some(after)) = (row.table.as_str(), &row.before, &row.after) else { continue };
                 let (thread, sequence) = split_event_key(&row.key)?;
+                self.metrics.applied(events::kind(after));
                 if let Some(user) = events::joined_user(after)? {
                     for subscriber in self.followers(&user) {
                         subscriber.joined(thread, sequence);
@@ -114,7 +121,8 @@ impl Hub {
                 }
             }
         }
-        touched.iter().for_each(|channel| channel.wake());
+        let woken: usize = touched.iter().map(|channel| channel.wake()).sum();
+        self.metrics.wakeups.inc_by(woken as u64);
         Ok(())
     }
 
@@ -146,7 +154,9 @@ impl Hub {
             subscriber.end(End::Restart);
         }
         drop(state);
+        self.metrics.subscribers.inc();
         if let Some(former) = former {
+            self.metrics.takeovers.inc();
             former.end(End::TakenOver);
         }
         subscriber
@@ -155,6 +165,7 @@ impl Hub {
     /// A stream is gone.
     pub(crate) fn disconnect(&self, subscriber: &Subscriber) {
         subscriber.clear();
+        self.metrics.subscribers.dec();
         let mut state = self.lock();
         let device = (subscriber.user.clone(), subscriber.device.clone());
         if state.devices.get(&device).is_some_and(|current| current.id == subscriber.id) {
@@ -176,6 +187,7 @@ impl Hub {
             None => {
                 let channel = Arc::new(Channel::new(thread, self.recent_bytes.clone()));
                 state.channels.insert(thread.into(), channel.clone());
+                self.metrics.threads.inc();
                 channel
             }
         };
@@ -187,8 +199,12 @@ impl Hub {
     pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, channel: &Channel) {
         if channel.remove(subscriber.id) {
             let mut state = self.lock();
-            if channel.is_empty() {
+            // Another may have taken its place meanwhile.
+            let current =
+                state.channels.get(channel.thread()).is_some_and(|current| std::ptr::eq(&raw const **current, channel));
+            if current && channel.is_empty() {
                 state.channels.remove(channel.thread());
+                self.metrics.threads.dec();
             }
         }
     }

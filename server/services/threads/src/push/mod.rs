@@ -9,6 +9,7 @@
 //!   its threads have news.
 //! * `open`: from a request to a stream: who may have what, from where on.
 //! * `stream`: the stream itself, pulled by the transport.
+//! * `metrics`: what is counted.
 //! * `server`: serves Subscribe with bytes that are encoded already.
 //!
 //! A subscription is an offset into its thread's outbox. The hub never waits
@@ -18,6 +19,7 @@
 
 mod channel;
 mod hub;
+mod metrics;
 mod open;
 mod server;
 mod stream;

@@ -57,6 +57,7 @@ pub(crate) async fn open(
         opening.push_back(match reset {
             None => started(place),
             Some((reason, message)) => {
+                hub.metrics.resets.inc();
                 let reset = ThreadReset { reason: reason.into(), message, cursor: Some(place) };
                 message_of(Item::Reset(reset))
             }

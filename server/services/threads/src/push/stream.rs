@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::Duration,
+    time::{Duration, Instant as StdInstant},
 };
 
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub(crate) struct Pushing {
     heartbeat: Pin<Box<Sleep>>,
     /// When the last message went.
     sent: Instant,
+    /// Whether it reads the outbox, to catch up.
+    behind: bool,
     ended: bool,
 }
 
@@ -76,6 +78,7 @@ impl Pushing {
             current: None,
             heartbeat: Box::pin(tokio::time::sleep(HEARTBEAT)),
             sent: Instant::now(),
+            behind: false,
             ended: false,
         }
     }
@@ -118,20 +121,24 @@ impl Pushing {
         }
     }
 
-    /// The next event of the current thread; none when it has no more.
+    /// The next event of the current thread; none when it has no more, or has
+    /// had its turn.
     fn next_event(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(current) = &mut self.current else { return Ok(None) };
-        let event = match current.turn < TURN {
-            true => current.next(&self.context)?,
-            false => {
-                Subscription::queue(&current.subscription);
-                None
-            }
-        };
-        let Some(event) = event else {
+        if current.turn == TURN {
+            Subscription::queue(&current.subscription);
             self.current = None;
             return Ok(None);
+        }
+        let Some((event, came)) = current.next(&self.context)? else {
+            self.current = None;
+            self.is_behind(false);
+            return Ok(None);
         };
+        if let (0, Some(came)) = (current.turn, came) {
+            self.hub.metrics.delayed(came.elapsed());
+        }
+        self.hub.metrics.delivered(event.bytes.len());
         current.turn += 1;
         current.subscription.go_to(event.sequence + 1);
         let left = matches!(&event.membership, Some(Membership::Left(user)) if **user == *self.subscriber.user);
@@ -140,7 +147,15 @@ impl Pushing {
             self.current = None;
             self.left(&subscription);
         }
+        self.is_behind(came.is_none());
         Ok(Some(event.bytes))
+    }
+
+    fn is_behind(&mut self, behind: bool) {
+        if behind != self.behind {
+            self.behind = behind;
+            self.hub.metrics.behind.inc_by(if behind { 1 } else { -1 });
+        }
     }
 
     /// The user is no longer a member: nothing follows, unless they are again.
@@ -173,7 +188,7 @@ impl Pushing {
     fn restart(&mut self, subscription: &Arc<Subscription>, joined: u64) {
         subscription.joins_again(joined);
         subscription.go_to(joined);
-        Subscription::queue(&subscription);
+        Subscription::queue(subscription);
         let thread_id = subscription.channel.thread().to_owned();
         let history = self.context.history().to_owned();
         self.opening.push_back(open::started(ThreadCursor { thread_id, history, sequence: joined - 1 }));
@@ -181,22 +196,23 @@ impl Pushing {
 }
 
 impl Current {
-    fn next(&mut self, context: &Context) -> Result<Option<Pushed>, Error> {
+    /// The next event; when it came, if it is one of the channel's.
+    fn next(&mut self, context: &Context) -> Result<Option<(Pushed, Option<StdInstant>)>, Error> {
         if let Some(event) = self.read.pop_front() {
-            return Ok(Some(event));
+            return Ok(Some((event, None)));
         }
         let (channel, next) = (&self.subscription.channel, self.subscription.next());
         match channel.next(next, false) {
-            Next::Event(event) => return Ok(Some(event)),
+            Next::Event(event, came) => return Ok(Some((event, Some(came)))),
             Next::Nothing => return Ok(None),
             Next::InOutbox => {}
         }
         self.read = read(context, channel.thread(), next)?;
         match self.read.pop_front() {
-            Some(event) => Ok(Some(event)),
+            Some(event) => Ok(Some((event, None))),
             // The channel may have got one since.
             None => match channel.next(next, true) {
-                Next::Event(event) => Ok(Some(event)),
+                Next::Event(event, came) => Ok(Some((event, Some(came)))),
                 Next::Nothing | Next::InOutbox => Ok(None),
             },
         }
@@ -260,9 +276,10 @@ impl Stream for Pushing {
 
 impl Drop for Pushing {
     fn drop(&mut self) {
-        self.hub.disconnect(&self.subscriber);
         for subscribed in self.threads.values() {
             self.hub.unsubscribe(&self.subscriber, &subscribed.subscription.channel);
         }
+        self.hub.disconnect(&self.subscriber);
+        self.is_behind(false);
     }
 }

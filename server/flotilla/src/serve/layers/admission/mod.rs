@@ -4,10 +4,12 @@
 //! # Layout
 //!
 //! * [`places`]: who gets the next place. Knows nothing of HTTP.
+//! * [`memory`]: how many bytes all messages may have together.
 //!
 //! A request holds its place until its answer begins; a stream holds one of another kind for its
 //! whole life.
 
+mod memory;
 mod places;
 
 use std::{
@@ -29,6 +31,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::refusal;
 use crate::config::Limits;
+use memory::Memory;
 use places::{Places, Refused, StreamPlace};
 
 /// What a method is to the server, as the contract says.
@@ -46,6 +49,7 @@ pub(in super::super) struct AdmissionLayer(Arc<Shared>);
 
 struct Shared {
     places: Arc<Places>,
+    memory: Arc<Memory>,
     methods: Arc<HashMap<String, MethodKind>>,
     header_bytes: u64,
 }
@@ -53,7 +57,12 @@ struct Shared {
 impl AdmissionLayer {
     /// `methods` by path; one that isn't there is taken for a read.
     pub(in super::super) fn new(limits: &Limits, methods: Arc<HashMap<String, MethodKind>>) -> Self {
-        Self(Arc::new(Shared { places: Places::new(limits), methods, header_bytes: limits.header_size.bytes() }))
+        Self(Arc::new(Shared {
+            places: Places::new(limits),
+            memory: Memory::new(limits.messages_in_work.bytes()),
+            methods,
+            header_bytes: limits.header_size.bytes(),
+        }))
     }
 }
 
@@ -104,10 +113,12 @@ where
             Err(Refused::Full { what, bound }) => return refused(refusal::overloaded(what, bound)),
             Err(Refused::Share { what, held, share }) => return refused(refusal::over_share(what, held, share)),
         };
-        let answer = self.inner.call(request);
+        // Held by the body while it is read, and here until there is an answer.
+        let taken = self.shared.memory.begin();
+        let answer = self.inner.call(request.map(|body| memory::counted(body, taken.clone())));
         Box::pin(async move {
             let response = answer.await?;
-            drop(place);
+            drop((place, taken));
             Ok(match stream {
                 Some(place) => response.map(|inner| Body::new(Streaming { inner, _place: place })),
                 None => response,
