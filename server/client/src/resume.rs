@@ -15,6 +15,7 @@ pub type Opening<R> = Pin<Box<dyn Future<Output = Result<Streaming<R>, Status>> 
 /// after 20 seconds.
 const SILENCE: Duration = Duration::from_secs(60);
 const OPEN: Duration = Duration::from_secs(10);
+const LASTED: Duration = Duration::from_secs(10);
 
 /// A stream, or the way to the next one.
 pub(crate) struct Line<R> {
@@ -27,7 +28,7 @@ pub(crate) struct Line<R> {
 enum State<R> {
     Closed { until: Option<Instant> },
     Opening { opening: Opening<R>, until: Instant },
-    Open { stream: Box<Streaming<R>>, heard: Instant },
+    Open { stream: Box<Streaming<R>>, since: Instant, heard: Instant },
 }
 
 /// What comes of listening.
@@ -63,27 +64,41 @@ impl<R> Line<R> {
             State::Closed { .. } => self.lost("it was never opened".to_owned(), None),
             State::Opening { opening, until } => match tokio::time::timeout_at(*until, opening).await {
                 Ok(Ok(stream)) => {
-                    self.state = State::Open { stream: Box::new(stream), heard: Instant::now() };
+                    self.state = State::Open { stream: Box::new(stream), since: Instant::now(), heard: Instant::now() };
                     Heard::Opened { again: std::mem::take(&mut self.broken) }
                 }
                 Ok(Err(status)) => self.failed(status),
                 Err(_) => self.lost(format!("no answer within {OPEN:?}"), None),
             },
-            State::Open { stream, heard } => match tokio::time::timeout_at(*heard + SILENCE, stream.message()).await {
-                Ok(Ok(Some(response))) => {
-                    *heard = Instant::now();
-                    Heard::Message(response)
+            State::Open { stream, heard, .. } => {
+                match tokio::time::timeout_at(*heard + SILENCE, stream.message()).await {
+                    Ok(Ok(Some(response))) => {
+                        *heard = Instant::now();
+                        Heard::Message(response)
+                    }
+                    Ok(Ok(None)) => self.lost("the server ended the stream".to_owned(), None),
+                    Ok(Err(status)) => self.failed(status),
+                    Err(_) => self.lost(format!("nothing was heard for {SILENCE:?}"), None),
                 }
-                Ok(Ok(None)) => self.lost("the server ended the stream".to_owned(), None),
-                Ok(Err(status)) => self.failed(status),
-                Err(_) => self.lost(format!("nothing was heard for {SILENCE:?}"), None),
-            },
+            }
         }
     }
 
     /// What came shows that the stream works: after a break, begin with a short pause.
     pub(crate) fn works(&mut self) {
         self.backoff.reset();
+    }
+
+    /// A sign of life came. One comes at the beginning of every stream, also of those that break right
+    /// after it: only of a stream that has lasted it says that it works.
+    pub(crate) fn lives(&mut self) {
+        if matches!(self.state, State::Open { since, .. } if since.elapsed() >= LASTED) {
+            self.backoff.reset();
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
     }
 
     /// Leaves the stream; the next one is opened without a pause.

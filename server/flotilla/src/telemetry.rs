@@ -9,9 +9,10 @@ use std::{
     time::SystemTime,
 };
 
+use flotilla_replica::trace::TARGET;
 use tracing_subscriber::{
     EnvFilter,
-    filter::ParseError,
+    filter::{FilterExt, ParseError, filter_fn},
     fmt::{format::Writer, time::FormatTime},
     layer::{Layer, SubscriberExt},
     reload,
@@ -46,6 +47,8 @@ pub fn start(config: &Telemetry) -> Result<(), ParseError> {
     let traces = config.otlp_endpoint.as_deref().and_then(traces::start);
     let (filter, handle) = reload::Layer::new(filter);
     // An error here means that a test in this process has started logging before.
+    // Spans of traces are never log lines.
+    let filter = filter.and(filter_fn(|metadata| metadata.target() != TARGET));
     if tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).try_init().is_ok() {
         log_control::remember(directives, move |filter| handle.reload(filter));
     }
@@ -53,12 +56,11 @@ pub fn start(config: &Telemetry) -> Result<(), ParseError> {
 }
 
 /// Raft's library tells every step of its own life, and warns of the ordinary ones. It is heard when
-/// something fails, or when the directives name it. Spans of traces are never log lines.
+/// something fails, or when the directives name it.
 pub(crate) fn directives(log: &str) -> String {
-    let traces = flotilla_replica::trace::TARGET;
     match log.contains("openraft") {
-        true => format!("{log},{traces}=off"),
-        false => format!("{log},openraft=error,{traces}=off"),
+        true => log.to_owned(),
+        false => format!("{log},openraft=error"),
     }
 }
 

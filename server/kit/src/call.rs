@@ -21,9 +21,9 @@ pub const CONSISTENCY: &str = "flotilla-consistency";
 
 const TIMEOUT: &str = "grpc-timeout";
 /// How long a call without a deadline may take.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long any call may take; streams only until they begin.
-const MAX_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Bytes of a user's or device's name.
 const MAX_NAME: usize = 128;
 

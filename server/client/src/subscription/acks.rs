@@ -162,6 +162,10 @@ impl Shared {
     fn remove(&self, cursors: &[ThreadCursor]) {
         let mut state = self.state();
         for cursor in cursors {
+            // What is pending may count in another history by now.
+            if state.history.as_deref() != Some(cursor.history.as_str()) {
+                continue;
+            }
             if state.pending.get(&cursor.thread_id).is_some_and(|highest| *highest <= cursor.sequence) {
                 state.pending.remove(&cursor.thread_id);
             }

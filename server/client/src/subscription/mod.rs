@@ -24,6 +24,9 @@ use tokio::sync::mpsc;
 pub use acks::{AckFailure, Acknowledger, MAX_ACKS};
 pub use error::{CloseError, SubscribeError};
 
+use tonic::Status;
+use tonic_types::StatusExt;
+
 use crate::{
     CallError, Client, MAX_MESSAGE,
     resume::{Heard, Line, Opening},
@@ -44,6 +47,11 @@ pub enum News {
     Reset(ThreadReset),
     /// Nothing happened: everything before it on the stream is complete.
     Quiet,
+    /// While the stream was broken the caller was removed from a thread that was named. Nothing more of it comes.
+    Gone {
+        /// The thread's id.
+        thread_id: String,
+    },
     /// The stream broke; it will be opened again after the pause.
     Lost {
         /// Why.
@@ -178,7 +186,8 @@ impl Subscription {
 
     async fn advance(&mut self) -> Result<News, SubscribeError> {
         loop {
-            if self.places.is_without_threads() {
+            // A leaving may be followed at once by where the caller is back, so an open stream is heard out.
+            if !self.line.is_open() && self.places.is_without_threads() {
                 return Err(SubscribeError::NoThreadLeft);
             }
             let heard = tokio::select! {
@@ -203,6 +212,10 @@ impl Subscription {
                     return Err(SubscribeError::TakenOver { device });
                 }
                 Heard::Refused(status) => {
+                    if let Some(thread_id) = left(&status).filter(|thread| self.places.leave(thread)) {
+                        self.acks.handle().forget(&thread_id);
+                        return Ok(News::Gone { thread_id });
+                    }
                     return Err(SubscribeError::Call(CallError::from_status(self.client.endpoint(), &status)));
                 }
             });
@@ -221,8 +234,11 @@ impl Subscription {
                 News::Event(Box::new(delivery))
             }
             Item::Heartbeat(Heartbeat { .. }) => {
-                self.line.works();
+                self.line.lives();
                 self.places.complete();
+                if self.places.is_without_threads() {
+                    return Err(SubscribeError::NoThreadLeft);
+                }
                 News::Quiet
             }
             Item::Started(cursor) => {
@@ -249,6 +265,13 @@ impl fmt::Debug for Subscription {
             .field("places", &self.places)
             .finish_non_exhaustive()
     }
+}
+
+/// The thread that the caller isn't a member of any more, if that is why a stream was refused.
+fn left(status: &Status) -> Option<String> {
+    let reason = retry::reason(status)?;
+    let details = matches!(reason, Reason::NotMember | Reason::ThreadNotFound).then(|| status.get_error_details())?;
+    details.error_info()?.metadata.get("thread_id").cloned()
 }
 
 fn open(client: &Client, request: SubscribeRequest) -> Opening<SubscribeResponse> {

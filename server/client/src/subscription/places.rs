@@ -50,7 +50,7 @@ impl Places {
         // What isn't known after all threads had started is new, and new threads start with the joining.
         let start = if self.complete { Start::Stored } else { self.start };
         SubscribeRequest {
-            thread_ids: self.named.iter().flatten().cloned().collect(),
+            thread_ids: self.named.iter().flatten().filter(|thread| !self.has_left(thread)).cloned().collect(),
             cursors: self.cursors(),
             start: start.into(),
         }
@@ -65,7 +65,24 @@ impl Places {
 
     /// Threads were named, and the caller has left them all. Naming none would mean all.
     pub(super) fn is_without_threads(&self) -> bool {
-        self.named.as_ref().is_some_and(BTreeSet::is_empty)
+        self.named.as_ref().is_some_and(|named| named.iter().all(|thread| self.has_left(thread)))
+    }
+
+    fn has_left(&self, thread: &str) -> bool {
+        self.places.get(thread).is_some_and(|place| place.left)
+    }
+
+    /// The server says that the caller isn't a member of a thread any more. False if that is no news
+    /// of a thread that was followed.
+    pub(super) fn leave(&mut self, thread: &str) -> bool {
+        let named = self.named.as_ref().is_some_and(|named| named.contains(thread));
+        match self.places.get_mut(thread).filter(|place| named && !place.left) {
+            Some(place) => {
+                place.left = true;
+                true
+            }
+            None => false,
+        }
     }
 
     /// A stream begins.
@@ -131,9 +148,6 @@ impl Places {
         let left = matches!(&event.kind, Some(Kind::MemberLeft(left)) if Some(&left.user_id) == self.caller.as_ref());
         if left {
             place.left = true;
-            if let Some(named) = &mut self.named {
-                named.remove(thread_id);
-            }
         }
         Ok(Some(Delivery { event, history, last: left }))
     }

@@ -25,7 +25,9 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Descriptors for everything that isn't a connection: the log, the store, the second port.
 const OTHERS: u64 = 256;
-/// How long a new connection may say nothing.
+/// Bytes with which HTTP/2 begins; hardly a request of HTTP/1 is shorter.
+const PREFACE: usize = 24;
+/// How long a new connection may take for that.
 const FIRST_BYTE: Duration = Duration::from_secs(20);
 /// How long accepting pauses when the system has nothing left to accept with.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -80,7 +82,7 @@ pub(super) fn accept(listener: TcpListener, at_most: usize) -> impl Stream<Item 
             // A connection that can't be set up is one that is gone.
             let _ = stream.set_nodelay(true);
             let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE)));
-            return Some((Ok(Connection { stream, silence, _place: place }), (listener, places, told)));
+            return Some((Ok(Connection { stream, silence, received: 0, _place: place }), (listener, places, told)));
         }
     })
 }
@@ -95,8 +97,9 @@ fn tell(told: &mut Option<Instant>, say: impl FnOnce()) {
 /// A connection, and its place.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Until the first byte has come.
+    /// Until a beginning has come: fewer bytes than that can't be told from the half of one.
     silence: Option<Pin<Box<Sleep>>>,
+    received: usize,
     _place: OwnedSemaphorePermit,
 }
 
@@ -111,9 +114,15 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(read) => {
-                this.silence = None;
+                if this.silence.is_some() {
+                    this.received += buffer.filled().len() - before;
+                    if this.received >= PREFACE {
+                        this.silence = None;
+                    }
+                }
                 Poll::Ready(read)
             }
             Poll::Pending => match &mut this.silence {

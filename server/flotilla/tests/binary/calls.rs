@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::{
     cluster::v1::{AddServerRequest, GetServersRequest, Role, State, cluster_service_client::ClusterServiceClient},
-    threads::v1::{ListThreadsRequest, threads_service_client::ThreadsServiceClient},
+    discovery::v1::{ListServersRequest, discovery_service_client::DiscoveryServiceClient},
     users::v1::{CreateUserRequest, User, users_service_client::UsersServiceClient},
 };
 use tokio_stream::once;
@@ -22,8 +22,12 @@ use crate::{
     web::get,
 };
 
-const SERVICES: [&str; 3] =
-    ["flotilla.cluster.v1.ClusterService", "flotilla.records.v1.RecordsService", "flotilla.users.v1.UsersService"];
+const SERVICES: [&str; 4] = [
+    "flotilla.cluster.v1.ClusterService",
+    "flotilla.records.v1.RecordsService",
+    "flotilla.threads.v1.ThreadsService",
+    "flotilla.users.v1.UsersService",
+];
 
 #[tokio::test]
 async fn reflection_names_what_is_mounted() {
@@ -41,7 +45,7 @@ async fn reflection_names_what_is_mounted() {
     let names: BTreeSet<String> = listed.service.into_iter().map(|service| service.name).collect();
     assert!(SERVICES.iter().all(|&name| names.contains(name)), "{names:?}");
     assert!(names.contains("grpc.health.v1.Health"), "{names:?}");
-    assert!(!names.contains("flotilla.threads.v1.ThreadsService"), "{names:?}");
+    assert!(!names.contains("flotilla.discovery.v1.DiscoveryService"), "{names:?}");
 }
 
 /// `grpc.health.v1.HealthListResponse`, which tonic-health lacks.
@@ -66,7 +70,7 @@ async fn health_is_told_on_both_ports_for_every_service() {
         let codec = ProstCodec::<(), Statuses>::default();
         let listed = grpc.unary(Request::new(()), path, codec).await.unwrap().into_inner().statuses;
         let names: Vec<&str> = listed.keys().map(String::as_str).collect();
-        assert_eq!(names, ["", SERVICES[0], SERVICES[1], SERVICES[2]]);
+        assert_eq!(names, ["", SERVICES[0], SERVICES[1], SERVICES[2], SERVICES[3]]);
         assert!(listed.values().all(|status| status.status == 1), "{listed:?}");
     }
 }
@@ -75,12 +79,12 @@ async fn health_is_told_on_both_ports_for_every_service() {
 async fn a_service_that_is_not_here_is_refused_by_name() {
     let dir = directory();
     let server = Server::start(dir.path());
-    let mut threads = ThreadsServiceClient::new(server.channel().await);
-    let refused = threads.list_threads(ListThreadsRequest::default()).await.unwrap_err();
+    let mut discovery = DiscoveryServiceClient::new(server.channel().await);
+    let refused = discovery.list_servers(ListServersRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     let info = refused.get_details_error_info().unwrap();
     assert_eq!((info.domain.as_str(), info.reason.as_str()), ("flotilla.dev", "SERVICE_NOT_HERE"));
-    assert_eq!(info.metadata["service"], "flotilla.threads.v1.ThreadsService");
+    assert_eq!(info.metadata["service"], "flotilla.discovery.v1.DiscoveryService");
 }
 
 #[tokio::test]
@@ -94,7 +98,7 @@ async fn a_cell_of_one_server_tells_of_it_and_takes_no_other() {
     assert_eq!((only.role(), only.state(), only.is_leader), (Role::Voter, State::Ready, true));
     assert_eq!(
         (only.address.clone(), &only.services[..]),
-        (server.api.to_string(), &["users".into(), "records".into()][..])
+        (server.api.to_string(), &["users".into(), "records".into(), "threads".into()][..])
     );
     let refused = cluster.add_server(AddServerRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);

@@ -34,6 +34,8 @@ pub(crate) async fn list(
     let view = context.read(call).await?;
     membership::require(&view, &thread, caller)?;
     let last = membership::last_sequence(&view, &thread)?;
+    // A removal that came in between is seen by now.
+    membership::require(&view, &thread, caller)?;
     if after_sequence > last {
         return Err(refusals::sequence_in_future(&thread, after_sequence, last));
     }

@@ -57,11 +57,8 @@ pub(crate) async fn run(context: Context) {
 }
 
 async fn follow(context: &Context) -> Result<(), Error> {
-    let cursor = context.task_cursor(TASK).await?;
-    let mut stream = watch(context, cursor.cursor.clone()).await?;
-    let mut teller = Teller { context, cursor };
-    // What has happened before the first start nobody has told.
-    let mut all_anew = teller.cursor.cursor.is_none();
+    let mut teller = Teller { context, cursor: context.task_cursor(TASK).await? };
+    let mut stream = watch(context, teller.place()).await?;
     loop {
         let message = timeout(SILENCE, stream.message()).await;
         let message = message.map_err(|_| Error::internal("users' watch stream is silent"))?;
@@ -69,18 +66,15 @@ async fn follow(context: &Context) -> Result<(), Error> {
         match message.item {
             Some(Item::Event(event)) => teller.event(event).await?,
             Some(Item::Heartbeat(heartbeat)) => {
-                let Some(place) = heartbeat.cursor else { continue };
-                match all_anew {
-                    true => teller.compare_all(place).await?,
-                    false => teller.move_lazily(place).await?,
+                if let Some(place) = heartbeat.cursor {
+                    teller.move_lazily(place).await?;
                 }
-                all_anew = false;
             }
             Some(Item::Reset(reset)) => {
                 let reason = reset.reason();
                 tracing::warn!(reason = reason.wire_name(), "comparing every member with the users service");
                 let place = reset.cursor.ok_or_else(|| Error::internal("a reset without a cursor"))?;
-                stream = watch(context, Some(place.clone())).await?;
+                stream = watch(context, place.clone()).await?;
                 teller.compare_all(place).await?;
             }
             None => {}
@@ -90,9 +84,10 @@ async fn follow(context: &Context) -> Result<(), Error> {
 
 async fn watch(
     context: &Context,
-    cursor: Option<Cursor>,
+    cursor: Cursor,
 ) -> Result<Streaming<flotilla_proto::users::v1::WatchUsersResponse>, Error> {
-    let stream = UsersServiceClient::new(context.services()).watch_users(WatchUsersRequest { cursor }).await;
+    let stream =
+        UsersServiceClient::new(context.services()).watch_users(WatchUsersRequest { cursor: Some(cursor) }).await;
     Ok(stream.map_err(|status| people::error_of(&status))?.into_inner())
 }
 
@@ -111,6 +106,13 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
+    /// Everything up to here has been told. Before the first time, that is the
+    /// beginning of the history: what the feed no longer has, a reset tells of.
+    fn place(&self) -> Cursor {
+        let beginning = || Cursor { history: self.context.history().to_owned(), revision: 0, index: 0 };
+        self.cursor.cursor.clone().unwrap_or_else(beginning)
+    }
+
     async fn event(&mut self, event: UserEvent) -> Result<(), Error> {
         let place = event.cursor.clone().ok_or_else(|| Error::internal("a user event without a cursor"))?;
         match News::of(event, place.revision) {
@@ -126,8 +128,7 @@ impl Teller<'_> {
     /// `changed` stands for, that what they know may be outdated.
     async fn announce(&mut self, key: Vec<u8>) -> Result<(), Error> {
         let effect = self.context.transaction().put(CHANGED, key, "");
-        let here = self.cursor.cursor.clone().unwrap_or_default();
-        self.cursor = self.context.advance(TASK, &self.cursor, here, effect).await?;
+        self.cursor = self.context.advance(TASK, &self.cursor, self.place(), effect).await?;
         Ok(())
     }
 
@@ -153,7 +154,7 @@ impl Teller<'_> {
     ) -> Result<Option<String>, Error> {
         for _ in 0..ATTEMPTS {
             let Step { effect, last, changes } = step(self.context, news, after)?;
-            let here = self.cursor.cursor.clone().unwrap_or_default();
+            let here = self.place();
             let place = match (&last, &to) {
                 (None, Some(to)) => to.clone(),
                 _ => here.clone(),
@@ -177,8 +178,7 @@ impl Teller<'_> {
     /// Remembers a place if much has passed that concerns no thread. Not each
     /// time: an idle server writes nothing.
     async fn move_lazily(&mut self, place: Cursor) -> Result<(), Error> {
-        let remembered = self.cursor.cursor.as_ref().map_or(0, |cursor| cursor.revision);
-        if place.revision >= remembered + LAZY_REVISIONS {
+        if place.revision >= self.place().revision + LAZY_REVISIONS {
             let nothing = self.context.transaction();
             self.cursor = self.context.advance(TASK, &self.cursor, place, nothing).await?;
         }

@@ -15,6 +15,8 @@ pub(crate) const MAX_FIRST_MEMBERS: usize = 200;
 pub(crate) const MAX_EVENT: usize = 1024 * 1024;
 /// Threads that a Subscribe names.
 pub(crate) const MAX_NAMED_THREADS: usize = 1_000;
+/// Devices of a user whose places in a thread are kept.
+pub(crate) const MAX_DEVICES: usize = 100;
 /// Cursors of an Ack.
 pub(crate) const MAX_ACKS: usize = 200;
 

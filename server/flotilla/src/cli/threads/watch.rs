@@ -108,6 +108,9 @@ impl Printer<'_> {
                     let pause = pause.as_secs_f64();
                     talk::warning(&format!("the stream broke ({reason}); trying again in {pause:.1} s"));
                 }
+                Ok(News::Gone { thread_id }) => {
+                    talk::warning(&format!("thread {thread_id}: you are no longer a member of it"));
+                }
                 Ok(News::Resumed) => talk::remark("resumed where it broke"),
                 Ok(News::AckFailed(failure)) => talk::warning(&format!(
                     "what was printed could not be acknowledged, {}: {}",

@@ -28,7 +28,8 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// Gives the service inside as long as the metadata `grpc-timeout` says, to its first byte.
+/// Gives the service inside as long as the metadata `grpc-timeout` says, or 30 seconds, to its first
+/// byte.
 #[derive(Clone)]
 pub(in super::super) struct Deadline<S> {
     inner: S,
@@ -49,9 +50,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Some(timeout) = timeout(request.headers()) else {
-            return Box::pin(self.inner.call(request));
-        };
+        // Also of a caller that doesn't say: a message that never ends would keep its place for ever.
+        let timeout = timeout(request.headers()).unwrap_or(call::DEFAULT_TIMEOUT).min(call::MAX_TIMEOUT);
         // Made now rather than when polled, so that this timer is due before tonic's own.
         let expired = tokio::time::sleep(timeout);
         let answer = self.inner.call(request);

@@ -2,7 +2,7 @@
 //! channel of its thread.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -25,6 +25,8 @@ use crate::{
 
 /// Records that are read at once; all who get something of them are woken once.
 const READ_AHEAD: usize = 256;
+/// Subscriptions of all streams to their threads; each takes about 200 bytes.
+const MAX_SUBSCRIPTIONS: usize = 1_000_000;
 /// After one to two of these, recent events are forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,8 @@ pub(crate) struct Hub {
     /// Whether the task reads the feed.
     running: watch::Sender<bool>,
     next_id: AtomicU64,
+    /// Of all streams to their threads.
+    subscriptions: AtomicUsize,
     /// Bytes of recent events of all channels.
     recent_bytes: Arc<AtomicUsize>,
 }
@@ -46,7 +50,9 @@ struct State {
     channels: HashMap<Box<str>, Arc<Channel>>,
     /// The streams of all of a user's threads, by user.
     followers: HashMap<Box<str>, Vec<Arc<Subscriber>>>,
-    /// By user and device.
+    /// Every stream, by its id.
+    streams: HashMap<u64, Arc<Subscriber>>,
+    /// The stream of each device, by user and device.
     devices: HashMap<(Box<str>, Box<str>), Arc<Subscriber>>,
 }
 
@@ -65,6 +71,7 @@ impl Hub {
             state: Mutex::default(),
             running: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
+            subscriptions: AtomicUsize::new(0),
             recent_bytes: Arc::default(),
         })
     }
@@ -82,6 +89,9 @@ impl Hub {
     }
 
     async fn follow(&self) -> Result<(), Error> {
+        // What former runs have kept has a gap before what comes now.
+        self.lock().channels.clear();
+        self.metrics.threads.set(0);
         let mut feed = self.context.feed(None)?;
         // Streams are opened from here on, and miss nothing.
         self.running.send_replace(true);
@@ -101,6 +111,7 @@ impl Hub {
         let space = self.context.space().number();
         // In the order of their first news.
         let mut touched: Vec<Arc<Channel>> = Vec::new();
+        let mut known = HashSet::new();
         let mut traced = Vec::new();
         for change in records.iter().filter(|change| change.space == space) {
             // Ends when everybody is woken.
@@ -116,7 +127,7 @@ impl Hub {
                 }
                 let Some(channel) = self.channel(thread) else { continue };
                 channel.keep(events::pushed(&row.key, after)?);
-                if !touched.iter().any(|known| Arc::ptr_eq(known, &channel)) {
+                if known.insert(Arc::as_ptr(&channel)) {
                     touched.push(channel);
                 }
             }
@@ -132,20 +143,25 @@ impl Hub {
     /// If the call's deadline passes first.
     pub(crate) async fn ready(&self, call: &Call) -> Result<(), Error> {
         let mut running = self.running.subscribe();
-        match tokio::time::timeout_at(call.deadline(), running.wait_for(|running| *running)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Error::ShuttingDown),
-            Err(_) => Err(Error::DeadlineExpired),
+        tokio::select! {
+            biased;
+            () = self.context.until_shutdown() => Err(Error::ShuttingDown),
+            running = running.wait_for(|running| *running) => running.map(drop).map_err(|_| Error::ShuttingDown),
+            () = tokio::time::sleep_until(call.deadline()) => Err(Error::DeadlineExpired),
         }
     }
 
-    /// A device connects: its former stream, if there is one, is ended. With
-    /// `all` it is told of threads that the user is added to later.
-    pub(crate) fn connect(&self, user: &str, device: &str, all: bool) -> Arc<Subscriber> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+    /// The place of a stream among all, in the order in which they are asked for.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A stream of a device. With `all` it is told of threads that the user is
+    /// added to later.
+    pub(crate) fn connect(&self, id: u64, user: &str, device: &str, all: bool) -> Arc<Subscriber> {
         let subscriber = Arc::new(Subscriber::new(id, user, device));
         let mut state = self.lock();
-        let former = state.devices.insert((user.into(), device.into()), subscriber.clone());
+        state.streams.insert(id, subscriber.clone());
         if all {
             state.followers.entry(user.into()).or_default().push(subscriber.clone());
         }
@@ -155,11 +171,29 @@ impl Hub {
         }
         drop(state);
         self.metrics.subscribers.inc();
-        if let Some(former) = former {
-            self.metrics.takeovers.inc();
-            former.end(End::TakenOver);
-        }
         subscriber
+    }
+
+    /// A stream is asked for its first message: from now on it is the device's,
+    /// and a former one is ended. Not when it connects: a request that its
+    /// client has given up may get that far after the one that the client has
+    /// made since, and would take over from it; but nobody asks for its messages.
+    pub(crate) fn take_over(&self, subscriber: &Arc<Subscriber>) {
+        let mut state = self.lock();
+        let device = (subscriber.user.clone(), subscriber.device.clone());
+        let older = match state.devices.entry(device) {
+            Entry::Occupied(current) if current.get().id > subscriber.id => Some(subscriber.clone()),
+            Entry::Occupied(mut current) => Some(current.insert(subscriber.clone())),
+            Entry::Vacant(place) => {
+                place.insert(subscriber.clone());
+                None
+            }
+        };
+        drop(state);
+        if let Some(older) = older {
+            self.metrics.takeovers.inc();
+            older.end(End::TakenOver);
+        }
     }
 
     /// A stream is gone.
@@ -167,6 +201,7 @@ impl Hub {
         subscriber.clear();
         self.metrics.subscribers.dec();
         let mut state = self.lock();
+        state.streams.remove(&subscriber.id);
         let device = (subscriber.user.clone(), subscriber.device.clone());
         if state.devices.get(&device).is_some_and(|current| current.id == subscriber.id) {
             state.devices.remove(&device);
@@ -180,7 +215,20 @@ impl Hub {
     }
 
     /// Subscribes to a thread. The subscription must be told where it begins.
-    pub(crate) fn subscribe(&self, subscriber: &Arc<Subscriber>, thread: &str, joined: u64) -> Arc<Subscription> {
+    ///
+    /// # Errors
+    /// If there are as many as memory is meant for.
+    pub(crate) fn subscribe(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        thread: &str,
+        joined: u64,
+    ) -> Result<Arc<Subscription>, Error> {
+        let all = self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        if all >= MAX_SUBSCRIPTIONS {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::Overloaded { waiting: all });
+        }
         let mut state = self.lock();
         let channel = match state.channels.get(thread) {
             Some(channel) => channel.clone(),
@@ -192,11 +240,12 @@ impl Hub {
             }
         };
         // Under the lock, so that nobody removes the channel as empty.
-        Subscription::start(&channel, subscriber, joined)
+        Ok(Subscription::start(&channel, subscriber, joined))
     }
 
     /// Ends a subscription.
     pub(crate) fn unsubscribe(&self, subscriber: &Subscriber, channel: &Channel) {
+        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         if channel.remove(subscriber.id) {
             let mut state = self.lock();
             // Another may have taken its place meanwhile.
@@ -254,7 +303,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // First this, then who is there: see `connect`.
         self.0.running.send_replace(false);
-        let connected: Vec<_> = self.0.lock().devices.values().cloned().collect();
+        let connected: Vec<_> = self.0.lock().streams.values().cloned().collect();
         connected.iter().for_each(|subscriber| subscriber.end(End::Restart));
     }
 }

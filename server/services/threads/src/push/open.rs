@@ -23,6 +23,9 @@ use crate::{
     tables::{MEMBERSHIPS, split_ids},
 };
 
+/// Threads that are begun before others have a turn.
+const PAUSE_AFTER: usize = 64;
+
 /// Opens a stream.
 ///
 /// # Errors
@@ -34,55 +37,92 @@ pub(crate) async fn open(
     call: &Call,
     request: SubscribeRequest,
 ) -> Result<Pushing, Error> {
+    // Of two streams of a device, the one that was asked for later is the newer.
+    let id = hub.next_id();
     let user = rules::caller(call)?;
     let device = call.require_device()?;
-    let request = Wanted::of(request)?;
+    let wanted = Wanted::of(request)?;
     hub.ready(call).await?;
     let view = context.latest(call).await?;
-    for thread in &request.threads {
+    for thread in &wanted.threads {
         membership::require(&view, thread, user)?;
     }
 
-    let subscriber = hub.connect(user, device, request.threads.is_empty());
-    let mut stream = Pushing::new(context.clone(), hub.clone(), subscriber);
+    let subscriber = hub.connect(id, user, device, wanted.threads.is_empty());
+    let mut opening = Opening {
+        stream: Pushing::new(context.clone(), hub.clone(), subscriber),
+        messages: VecDeque::new(),
+        context,
+        hub,
+        device: (user, device),
+        wanted: &wanted,
+    };
     // From here on the hub tells of threads that the user is added to, so these
     // and what a scan finds now are all.
-    let view = context.rows();
-    let mut opening = VecDeque::new();
-    let mut start = |thread: &str, joined: u64| -> Result<(), Error> {
-        let subscription = stream.subscribe(thread, joined);
-        let (place, reset) = request.place(context, &view, thread, (user, device), joined)?;
-        subscription.go_to(place.sequence + 1);
-        Subscription::queue(&subscription);
-        opening.push_back(match reset {
-            None => started(place),
-            Some((reason, message)) => {
-                hub.metrics.resets.inc();
-                let reset = ThreadReset { reason: reason.into(), message, cursor: Some(place) };
-                message_of(Item::Reset(reset))
-            }
-        });
-        Ok(())
+    let threads = match wanted.threads.is_empty() {
+        true => memberships(&context.rows(), user)?,
+        false => wanted.threads.clone(),
     };
-    match request.threads.is_empty() {
-        true => {
-            for row in view.scan_prefix(MEMBERSHIPS, user.as_bytes()) {
-                let (key, row) = row?;
-                start(split_ids(&key)?.1, membership::sequence_of(&row)?)?;
-            }
-        }
-        false => {
-            for thread in &request.threads {
-                // Whoever was removed since the check is told as later: not at all.
-                if let Some(joined) = membership::join_sequence(&view, thread, user)? {
-                    start(thread, joined)?;
-                }
-            }
+    for (count, thread) in threads.iter().enumerate() {
+        opening.start(thread)?;
+        // Thousands of threads are no reason to keep others waiting.
+        if count % PAUSE_AFTER == PAUSE_AFTER - 1 {
+            tokio::task::yield_now().await;
         }
     }
-    opening.push_back(heartbeat());
-    stream.open_with(opening);
+    opening.messages.push_back(heartbeat());
+    let Opening { mut stream, messages, .. } = opening;
+    stream.open_with(messages);
     Ok(stream)
+}
+
+/// The threads of a user.
+fn memberships(view: &View, user: &str) -> Result<Vec<String>, Error> {
+    let rows = view.scan_prefix(MEMBERSHIPS, user.as_bytes());
+    rows.map(|row| Ok(split_ids(&row?.0)?.1.to_owned())).collect()
+}
+
+/// A stream that is being opened.
+struct Opening<'a> {
+    stream: Pushing,
+    /// What it begins with.
+    messages: VecDeque<Bytes>,
+    context: &'a Context,
+    hub: &'a Arc<Hub>,
+    /// User and device.
+    device: (&'a str, &'a str),
+    wanted: &'a Wanted,
+}
+
+impl Opening<'_> {
+    /// Subscribes to a thread and says where it starts, if the user is a member.
+    fn start(&mut self, thread: &str) -> Result<(), Error> {
+        let (user, _) = self.device;
+        let view = self.context.rows();
+        let mut joined = membership::join_sequence(&view, thread, user)?;
+        while let Some(sequence) = joined {
+            let subscription = self.stream.subscribe(thread, sequence)?;
+            let (place, reset) = self.wanted.place(self.context, &view, thread, self.device, sequence)?;
+            // The place may lie behind a removal that happened just now; then
+            // this sees it too.
+            joined = membership::join_sequence(&view, thread, user)?;
+            if joined != Some(sequence) {
+                self.stream.unsubscribe(thread);
+                continue;
+            }
+            subscription.go_to(place.sequence + 1);
+            Subscription::queue(&subscription);
+            self.messages.push_back(match reset {
+                None => started(place),
+                Some((reason, message)) => {
+                    self.hub.metrics.resets.inc();
+                    message_of(Item::Reset(ThreadReset { reason: reason.into(), message, cursor: Some(place) }))
+                }
+            });
+            break;
+        }
+        Ok(())
+    }
 }
 
 /// The first thing that is said of a thread.

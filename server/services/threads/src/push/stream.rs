@@ -18,7 +18,7 @@ use super::{
     Hub,
     channel::{Next, Subscription},
     open,
-    subscriber::{End, Found, Subscriber},
+    subscriber::{End, Found, MAX_JOINED, Subscriber},
 };
 use crate::{
     events::{self, Membership, Pushed},
@@ -50,14 +50,16 @@ pub(crate) struct Pushing {
     sent: Instant,
     /// Whether it reads the outbox, to catch up.
     behind: bool,
+    /// It was asked for a message, and is the device's stream.
+    begun: bool,
     ended: bool,
 }
 
 struct Subscribed {
     subscription: Arc<Subscription>,
-    /// The user was removed, and added again by this event, which hasn't come
+    /// The user was removed, and added again by these events, which haven't come
     /// up yet.
-    again: Option<u64>,
+    again: VecDeque<u64>,
 }
 
 struct Current {
@@ -79,15 +81,23 @@ impl Pushing {
             heartbeat: Box::pin(tokio::time::sleep(HEARTBEAT)),
             sent: Instant::now(),
             behind: false,
+            begun: false,
             ended: false,
         }
     }
 
     /// Subscribes to a thread that the user joined by an event.
-    pub(super) fn subscribe(&mut self, thread: &str, joined: u64) -> Arc<Subscription> {
-        let subscription = self.hub.subscribe(&self.subscriber, thread, joined);
-        self.threads.insert(thread.into(), Subscribed { subscription: subscription.clone(), again: None });
-        subscription
+    pub(super) fn subscribe(&mut self, thread: &str, joined: u64) -> Result<Arc<Subscription>, Error> {
+        let subscription = self.hub.subscribe(&self.subscriber, thread, joined)?;
+        self.threads.insert(thread.into(), Subscribed { subscription: subscription.clone(), again: VecDeque::new() });
+        Ok(subscription)
+    }
+
+    /// The user is no member after all.
+    pub(super) fn unsubscribe(&mut self, thread: &str) {
+        if let Some(subscribed) = self.threads.remove(thread) {
+            self.hub.unsubscribe(&self.subscriber, &subscribed.subscription.channel);
+        }
     }
 
     pub(super) fn open_with(&mut self, opening: VecDeque<Bytes>) {
@@ -112,9 +122,15 @@ impl Pushing {
                     return Err(refusals::taken_over(&self.subscriber.user, &self.subscriber.device));
                 }
                 Some(Found::End(End::Restart)) => return Err(Error::ShuttingDown),
-                Some(Found::Joined(thread, sequence)) => self.joined(&thread, sequence),
+                Some(Found::End(End::Behind)) => return Err(Error::Overloaded { waiting: MAX_JOINED }),
+                Some(Found::Joined(thread, sequence)) => self.joined(&thread, sequence)?,
                 Some(Found::News(subscription)) => {
                     subscription.taken();
+                    // It may have ended while it waited here.
+                    let thread = self.threads.get(subscription.channel.thread());
+                    if thread.is_none_or(|thread| !Arc::ptr_eq(&thread.subscription, &subscription)) {
+                        continue;
+                    }
                     self.current = Some(Current { subscription, read: VecDeque::new(), turn: 0 });
                 }
             }
@@ -142,12 +158,12 @@ impl Pushing {
         current.turn += 1;
         current.subscription.go_to(event.sequence + 1);
         let left = matches!(&event.membership, Some(Membership::Left(user)) if **user == *self.subscriber.user);
-        if left && event.sequence > current.subscription.joined() {
+        if left {
             let subscription = current.subscription.clone();
             self.current = None;
-            self.left(&subscription);
+            self.left(&subscription, event.sequence);
         }
-        self.is_behind(came.is_none());
+        self.is_behind(came.is_none() && self.current.is_some());
         Ok(Some(event.bytes))
     }
 
@@ -158,30 +174,35 @@ impl Pushing {
         }
     }
 
-    /// The user is no longer a member: nothing follows, unless they are again.
-    fn left(&mut self, subscription: &Arc<Subscription>) {
+    /// The user was removed by an event: nothing follows, unless they are a
+    /// member again. What happened in between is not for them.
+    fn left(&mut self, subscription: &Arc<Subscription>, at: u64) {
         let thread = subscription.channel.thread();
-        match self.threads.get_mut(thread).and_then(|subscribed| subscribed.again.take()) {
+        let joined = Some(subscription.joined()).filter(|joined| *joined > at);
+        let next = || {
+            let again = &mut self.threads.get_mut(thread)?.again;
+            again.retain(|joined| *joined > at);
+            again.pop_front()
+        };
+        match joined.or_else(next) {
             Some(again) => self.restart(subscription, again),
-            None => {
-                self.hub.unsubscribe(&self.subscriber, &subscription.channel);
-                self.threads.remove(thread);
-            }
+            None => self.unsubscribe(thread),
         }
     }
 
     /// The user was added to a thread.
-    fn joined(&mut self, thread: &str, sequence: u64) {
+    fn joined(&mut self, thread: &str, sequence: u64) -> Result<(), Error> {
         match self.threads.get_mut(thread) {
             // Found by the scan at the beginning.
             Some(subscribed) if subscribed.subscription.joined() >= sequence => {}
             // The event of the removal is still to come on this stream.
-            Some(subscribed) => subscribed.again = Some(sequence),
+            Some(subscribed) => subscribed.again.push_back(sequence),
             None => {
-                let subscription = self.subscribe(thread, sequence);
+                let subscription = self.subscribe(thread, sequence)?;
                 self.restart(&subscription, sequence);
             }
         }
+        Ok(())
     }
 
     /// Starts a thread with the event of the joining.
@@ -244,6 +265,10 @@ impl Stream for Pushing {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        if !this.begun {
+            this.begun = true;
+            this.hub.take_over(&this.subscriber);
         }
         // First this, then the look: news in between wake.
         this.subscriber.register(cx.waker());

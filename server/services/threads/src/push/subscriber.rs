@@ -12,7 +12,7 @@ use futures::task::AtomicWaker;
 use super::channel::Subscription;
 
 /// Threads that a stream may have been added to without having looked.
-const MAX_JOINED: usize = 1_000;
+pub(crate) const MAX_JOINED: usize = 1_000;
 
 /// Why a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub(crate) enum End {
     TakenOver,
     /// The server stops, or push begins anew: the client comes back.
     Restart,
+    /// It hasn't looked while its user was added to many threads: opened anew,
+    /// it lists them.
+    Behind,
 }
 
 /// One stream of one device.
@@ -38,7 +41,7 @@ struct Inbox {
     /// Threads with news, each once.
     news: VecDeque<Arc<Subscription>>,
     /// Threads that the user was added to, and by which event.
-    joined: Vec<(Box<str>, u64)>,
+    joined: VecDeque<(Box<str>, u64)>,
     end: Option<End>,
     /// The stream is gone.
     gone: bool,
@@ -76,9 +79,8 @@ impl Subscriber {
     pub(crate) fn joined(&self, thread: &str, sequence: u64) {
         let mut inbox = self.lock();
         match inbox.joined.len() < MAX_JOINED {
-            true => inbox.joined.push((thread.into(), sequence)),
-            // It hasn't looked for long: opened anew, it lists its threads.
-            false => inbox.end = inbox.end.or(Some(End::Restart)),
+            true => inbox.joined.push_back((thread.into(), sequence)),
+            false => inbox.end = inbox.end.or(Some(End::Behind)),
         }
         drop(inbox);
         self.waker.wake();
@@ -98,7 +100,7 @@ impl Subscriber {
         if let Some(end) = inbox.end {
             return Some(Found::End(end));
         }
-        if let Some((thread, sequence)) = inbox.joined.pop() {
+        if let Some((thread, sequence)) = inbox.joined.pop_front() {
             return Some(Found::Joined(thread, sequence));
         }
         inbox.news.pop_front().map(Found::News)
@@ -114,7 +116,7 @@ impl Subscriber {
         let mut inbox = self.lock();
         inbox.gone = true;
         let news = std::mem::take(&mut inbox.news);
-        inbox.joined = Vec::new();
+        inbox.joined = VecDeque::new();
         drop(inbox);
         drop(news);
     }

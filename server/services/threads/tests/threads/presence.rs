@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use flotilla_proto::threads::v1::{Device, ListDevicesRequest, SubscribeRequest};
+use flotilla_proto::threads::v1::{Device, ListDevicesRequest, SubscribeRequest, subscribe_response::Item};
 use tokio::time::Instant;
 
 use crate::{
     acks::ack,
-    server::{Server, all, by, reason, refusal},
+    server::{Server, all, by, from, reason, refusal},
 };
 
 async fn devices(server: &Server, user: &str, thread: &str) -> Vec<Device> {
@@ -110,4 +110,34 @@ async fn a_request_that_makes_no_sense_takes_nothing_over() {
     assert_eq!(refusal(server.try_subscribe(&ada, "phone", wrong).await.map(|_| ())), "INVALID_FIELD");
     server.post(&ada, &thread, "x").await.expect("an event");
     assert_eq!(stream.sequences(2).await, [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_gave_up_and_came_back_is_not_taken_over_by_what_it_gave_up() {
+    let server = Server::start().await;
+    let ada = server.user("Ada").await;
+    let thread = server.thread(&ada, &[]).await.id;
+    let mut client = server.threads();
+    for round in 0..40 {
+        for polls in 0..10 {
+            let mut abandoned = client.clone();
+            let mut opening = std::pin::pin!(abandoned.subscribe(from(&ada, "phone", all())));
+            for _ in 0..polls {
+                if futures::poll!(opening.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut stream = client.subscribe(from(&ada, "phone", all())).await.expect("a stream").into_inner();
+        let posted = server.post(&ada, &thread, "x").await.expect("an event");
+        loop {
+            let message = stream.message().await.unwrap_or_else(|status| panic!("round {round}: {status:?}"));
+            match message.expect("the stream goes on").item {
+                Some(Item::Event(event)) if event == posted => break,
+                _ => {}
+            }
+        }
+        ack(&server, (&ada, "phone"), &[(&thread, posted.sequence)]).await.expect("stored");
+    }
 }

@@ -124,6 +124,53 @@ async fn who_was_removed_and_added_again_starts_with_the_joining() {
 }
 
 #[tokio::test]
+async fn a_removal_in_a_backlog_ends_the_thread_whatever_comes_meanwhile() {
+    let server = Server::start().await;
+    let (ada, bob) = (server.user("Ada").await, server.user("Bob").await);
+    let thread = server.thread(&ada, &[&bob]).await.id;
+    let mut stream = server.subscribe(&bob, "phone", all()).await;
+    // More than goes through without being read.
+    let large = "x".repeat(32 * 1024);
+    for _ in 0..40 {
+        server.post(&ada, &thread, &large).await.expect("an event");
+    }
+    remove(&server, &ada, &thread, &bob).await;
+    for sequence in 2..=43 {
+        server.post(&ada, &thread, "secret").await.expect("an event");
+        assert_eq!(stream.event().await.sequence, sequence);
+    }
+    let other = server.thread(&bob, &[]).await.id;
+    assert_eq!(stream.event().await.thread_id, other);
+}
+
+#[tokio::test]
+async fn what_happened_between_a_removal_and_a_return_is_not_sent() {
+    let server = Server::start().await;
+    let (ada, bob) = (server.user("Ada").await, server.user("Bob").await);
+    let thread = server.thread(&ada, &[&bob]).await.id;
+    // On an open stream that doesn't read, and on one that is opened later.
+    let mut stalled = server.subscribe(&bob, "phone", all()).await;
+    let large = "x".repeat(32 * 1024);
+    for _ in 0..40 {
+        server.post(&ada, &thread, &large).await.expect("an event");
+    }
+    for _ in 0..3 {
+        remove(&server, &ada, &thread, &bob).await;
+        server.post(&ada, &thread, "secret").await.expect("an event");
+        add(&server, &ada, &thread, &bob).await.expect("a member again");
+        server.post(&ada, &thread, "hello").await.expect("an event");
+    }
+    let cursors = vec![at(&server, &thread, 42)];
+    let mut late = server.subscribe(&bob, "laptop", SubscribeRequest { cursors, ..all() }).await;
+    // Removals are 43, 47 and 51, returns 45, 49 and 53.
+    assert_eq!(
+        stalled.sequences(50).await,
+        (2..=43).chain(45..=47).chain(49..=51).chain(53..=54).collect::<Vec<u64>>()
+    );
+    assert_eq!(late.sequences(3).await, [43, 53, 54]);
+}
+
+#[tokio::test]
 async fn a_place_that_makes_no_sense_is_answered_with_a_reset_and_the_stream_goes_on() {
     let server = Server::start().await;
     let ada = server.user("Ada").await;
