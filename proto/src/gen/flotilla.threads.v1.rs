@@ -800,7 +800,7 @@ pub mod threads_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Lists a thread's events, oldest or newest first, a page at a time. Fails with THREAD_NOT_FOUND,
-        /// NOT_MEMBER, PAGE_TOKEN_MISMATCH, HISTORY_CHANGED and BELOW_FLOOR.
+        /// NOT_MEMBER, PAGE_TOKEN_MISMATCH, HISTORY_CHANGED, SEQUENCE_IN_FUTURE and BELOW_FLOOR.
         pub async fn list_events(
             &mut self,
             request: impl tonic::IntoRequest<super::ListEventsRequest>,
@@ -839,7 +839,7 @@ pub mod threads_service_client {
         ///
         /// A device has one stream: a newer one takes over, and the older ends with DEVICE_TAKEN_OVER. A
         /// subscriber that is slow delays nobody and loses nothing. Fails with THREAD_NOT_FOUND and
-        /// NOT_MEMBER for a thread named in the request.
+        /// NOT_MEMBER for a thread named in the request, and with LIMIT_EXCEEDED.
         pub async fn subscribe(
             &mut self,
             request: impl tonic::IntoRequest<super::SubscribeRequest>,
@@ -867,8 +867,9 @@ pub mod threads_service_client {
             self.inner.server_streaming(req, path, codec).await
         }
         /// Stores how far the device has dealt with its threads, for a Subscribe that starts there.
-        /// Durable; clients collect and send it at most about once a second. Fails with THREAD_NOT_FOUND,
-        /// NOT_MEMBER, HISTORY_CHANGED and SEQUENCE_IN_FUTURE, and then stores nothing.
+        /// Durable; clients collect and send it at most about once a second. Of a user's devices in a
+        /// thread, the places of the 100 are kept that were heard of last. Fails with THREAD_NOT_FOUND,
+        /// NOT_MEMBER, HISTORY_CHANGED, SEQUENCE_IN_FUTURE and LIMIT_EXCEEDED, and then stores nothing.
         pub async fn ack(
             &mut self,
             request: impl tonic::IntoRequest<super::AckRequest>,
@@ -990,7 +991,7 @@ pub mod threads_service_server {
             request: tonic::Request<super::PostMessageRequest>,
         ) -> std::result::Result<tonic::Response<super::Event>, tonic::Status>;
         /// Lists a thread's events, oldest or newest first, a page at a time. Fails with THREAD_NOT_FOUND,
-        /// NOT_MEMBER, PAGE_TOKEN_MISMATCH, HISTORY_CHANGED and BELOW_FLOOR.
+        /// NOT_MEMBER, PAGE_TOKEN_MISMATCH, HISTORY_CHANGED, SEQUENCE_IN_FUTURE and BELOW_FLOOR.
         async fn list_events(
             &self,
             request: tonic::Request<super::ListEventsRequest>,
@@ -1016,14 +1017,15 @@ pub mod threads_service_server {
         ///
         /// A device has one stream: a newer one takes over, and the older ends with DEVICE_TAKEN_OVER. A
         /// subscriber that is slow delays nobody and loses nothing. Fails with THREAD_NOT_FOUND and
-        /// NOT_MEMBER for a thread named in the request.
+        /// NOT_MEMBER for a thread named in the request, and with LIMIT_EXCEEDED.
         async fn subscribe(
             &self,
             request: tonic::Request<super::SubscribeRequest>,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
         /// Stores how far the device has dealt with its threads, for a Subscribe that starts there.
-        /// Durable; clients collect and send it at most about once a second. Fails with THREAD_NOT_FOUND,
-        /// NOT_MEMBER, HISTORY_CHANGED and SEQUENCE_IN_FUTURE, and then stores nothing.
+        /// Durable; clients collect and send it at most about once a second. Of a user's devices in a
+        /// thread, the places of the 100 are kept that were heard of last. Fails with THREAD_NOT_FOUND,
+        /// NOT_MEMBER, HISTORY_CHANGED, SEQUENCE_IN_FUTURE and LIMIT_EXCEEDED, and then stores nothing.
         async fn ack(
             &self,
             request: tonic::Request<super::AckRequest>,
