@@ -43,7 +43,7 @@ impl Machine {
             memory: field("/proc/meminfo", "MemTotal").unwrap_or_else(unknown),
             disk: file_system(folder).unwrap_or_else(unknown),
             busy_before_percent: busy_percent(Duration::from_secs(1)),
-            peers: ["etcd", "redis-server", "strace"].map(version).into(),
+            peers: ["etcd", "nats-server", "redis-server", "strace"].map(version).into(),
         }
     }
 

@@ -4,6 +4,7 @@
 //!
 //! * `run` goes through the rounds and prints; `cells/` hold one group of the table's rows each, `aims` what they should
 //!   be; `results`, `statistics` and `table` make the table of what was measured.
+//! * `push/` has its own tables, of subscribers and what reaches them.
 //! * `servers/` start each server, and know its requests and how it counts fsyncs; `process` is what they share.
 //! * `load/` is the client: closed loops over h2 or RESP; `requests` encodes what it sends.
 //!
@@ -16,6 +17,7 @@ mod interrupt;
 mod load;
 mod machine;
 mod process;
+mod push;
 mod requests;
 mod results;
 mod run;
@@ -47,6 +49,8 @@ struct Cli {
 enum Command {
     /// Measure all cells in interleaved rounds, and print one table.
     Run(run::Options),
+    /// Measure push: fan-out, memory, stalled subscribers, overload; print a table of each.
+    Push(push::Options),
     /// Put one load on a server that runs already.
     Load(single::Options),
     /// A peer: bare tonic with one unary method.
@@ -56,6 +60,9 @@ enum Command {
         #[arg(long, default_value_t = 160)]
         answer_bytes: usize,
     },
+    /// A peer: bare tonic streams of what is posted.
+    #[command(hide = true)]
+    ServeStreams { address: SocketAddr },
     /// A peer: bare sled, applying batches.
     #[command(hide = true)]
     WriteSled {
@@ -75,11 +82,16 @@ fn main() -> ExitCode {
             interrupt::listen();
             run::run(&options)
         }
+        Command::Push(options) => {
+            interrupt::listen();
+            push::run(&options)
+        }
         Command::Load(options) => {
             interrupt::listen();
             single::load(&options)
         }
         Command::ServeEcho { address, answer_bytes } => servers::echo::serve(address, answer_bytes),
+        Command::ServeStreams { address } => servers::streams::serve(address),
         Command::WriteSled { path, warm_up, measured, cache_bytes } => {
             servers::sled::write(&path, warm_up, measured, cache_bytes)
         }

@@ -146,13 +146,19 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 
 /// The sum of all samples of these metrics at `http://address/metrics`.
 pub(crate) fn metrics_sum(address: SocketAddr, names: &[&str]) -> Result<u64> {
+    let answer = metrics(address)?;
+    sum_of(&answer, names).ok_or_else(|| anyhow!("no metric {} at http://{address}/metrics", names.join(", ")))
+}
+
+/// What `http://address/metrics` answers.
+pub(crate) fn metrics(address: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    sum_of(&answer, names).ok_or_else(|| anyhow!("no metric {} at http://{address}/metrics", names.join(", ")))
+    Ok(answer)
 }
 
 fn sum_of(exposition: &str, names: &[&str]) -> Option<u64> {

@@ -13,7 +13,7 @@ use prost_types::{Struct, Value, value::Kind};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::load::grpc::{Connection, framed};
+use crate::load::grpc::{Connection, DEFAULT_USER, framed};
 
 /// Ids are uniform over so many.
 pub(crate) const ID_SPACE: u32 = 1_000_000;
@@ -169,11 +169,16 @@ pub(crate) fn list_one() -> Bytes {
 
 /// One call on a connection of its own, within a second; the answer's message.
 pub(crate) fn once(address: SocketAddr, method: &str, request: Bytes) -> Result<Bytes> {
+    once_as(address, DEFAULT_USER, method, request)
+}
+
+/// The same on behalf of a user.
+pub(crate) fn once_as(address: SocketAddr, user: &str, method: &str, request: Bytes) -> Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let limit = Duration::from_secs(1);
     runtime.block_on(async {
         let call = async {
-            let mut connection = Connection::open(address).await?;
+            let mut connection = Connection::open_as(address, user).await?;
             let uri = connection.uri(method)?;
             connection.call(&uri, request).await
         };
@@ -182,7 +187,7 @@ pub(crate) fn once(address: SocketAddr, method: &str, request: Bytes) -> Result<
 }
 
 /// As long as a ULID and never the same again: when this run began, and a count.
-fn request_id() -> [u8; 26] {
+pub(crate) fn request_id() -> [u8; 26] {
     static BEGAN: LazyLock<u64> = LazyLock::new(|| {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         now.as_nanos() as u64
@@ -198,7 +203,7 @@ fn request_id() -> [u8; 26] {
 }
 
 /// A length-delimited field with a number below 16.
-fn field(buffer: &mut BytesMut, number: u8, content: &[u8]) {
+pub(crate) fn field(buffer: &mut BytesMut, number: u8, content: &[u8]) {
     buffer.put_u8(number << 3 | 2);
     // It fails only for want of room, and BytesMut grows.
     prost::encode_length_delimiter(content.len(), buffer).unwrap_or_default();

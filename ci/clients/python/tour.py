@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from reflected import Refusal, Server as Reflected, refusal
 from suite import Reader, Server, Suite, wait_until
+from threads import Threads
 
 USERS = "flotilla.users.v1.UsersService"
 RECORDS = "flotilla.records.v1.RecordsService"
@@ -405,6 +406,8 @@ def main():
     try:
         with Server() as server:
             Tour(server, suite).run()
+        with Server() as server:
+            Threads(server, suite).run()
     except Exception as error:
         suite.report("the tour runs to its end", 0, f"{type(error).__name__}: {error}")
     suite.finish()

@@ -12,7 +12,7 @@ use std::{
 use flotilla_replica::trace::TARGET;
 use tracing_subscriber::{
     EnvFilter,
-    filter::{FilterExt, ParseError, filter_fn},
+    filter::{FilterExt, LevelFilter, ParseError, filter_fn},
     fmt::{format::Writer, time::FormatTime},
     layer::{Layer, SubscriberExt},
     reload,
@@ -47,9 +47,15 @@ pub fn start(config: &Telemetry) -> Result<(), ParseError> {
     let traces = config.otlp_endpoint.as_deref().and_then(traces::start);
     let (filter, handle) = reload::Layer::new(filter);
     // An error here means that a test in this process has started logging before.
-    // Spans of traces are never log lines.
-    let filter = filter.and(filter_fn(|metadata| metadata.target() != TARGET));
-    if tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).try_init().is_ok() {
+    // Spans of traces are never log lines. Without the hint, and with a layer that is none, every
+    // span of every library would be made, only to be thrown away.
+    let filter = filter.and(filter_fn(|metadata| metadata.target() != TARGET).with_max_level_hint(LevelFilter::TRACE));
+    let registry = tracing_subscriber::registry().with(log.with_filter(filter));
+    let started = match traces {
+        Some(traces) => registry.with(traces).try_init(),
+        None => registry.try_init(),
+    };
+    if started.is_ok() {
         log_control::remember(directives, move |filter| handle.reload(filter));
     }
     Ok(())

@@ -46,7 +46,7 @@ mod on_linux {
         let cuts: usize = env::var("CUTS").map_or(CUTS, |cuts| cuts.parse().expect("CUTS is a number"));
         eprintln!("seed {seed}: SEED={seed} cargo test -p flotilla --test power_cut");
         let mut random = StdRng::seed_from_u64(seed);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(&["users", "records"]);
         let mut crew = Crew::new(random.random(), WRITERS, 400);
         let mut image = Image::default();
         image.add_directory("data".into());
@@ -69,7 +69,7 @@ mod on_linux {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_data_directory_that_the_server_made_is_there_after_a_power_cut() {
         let mut random = StdRng::seed_from_u64(0);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(&["users", "records"]);
         let mut crew = Crew::new(0, 1, 10);
         let nothing = Image::default();
         let (setup, journal) = bench.setup(&nothing, true);
@@ -89,7 +89,7 @@ mod on_linux {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_power_cut_right_after_a_clean_stop_loses_nothing() {
         let mut random = StdRng::seed_from_u64(0);
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(&["users", "records"]);
         let mut crew = Crew::new(0, WRITERS, 400);
         let mut image = Image::default();
         // The first time everything reaches the disk, so that there is a store to trust; then only what was synced.
@@ -115,7 +115,7 @@ mod on_linux {
 
     #[test]
     fn the_shim_keeps_what_was_synced_and_drops_the_rest() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(&["users", "records"]);
         let folder = bench.next_folder();
         let (disk, journal) = (folder.join("disk"), folder.join("journal"));
         fs::create_dir(&disk).expect("a folder");

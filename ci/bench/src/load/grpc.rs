@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -24,11 +24,20 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
     address: SocketAddr,
+    user: HeaderValue,
 }
+
+/// Who calls, where it doesn't matter.
+pub(crate) const DEFAULT_USER: &str = "bench";
 
 impl Connection {
     /// Connects and begins HTTP/2; the connection lives on the runtime that this is called on.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
+        Self::open_as(address, DEFAULT_USER).await
+    }
+
+    /// The same, whose calls are on behalf of a user.
+    pub(crate) async fn open_as(address: SocketAddr, user: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         let (requests, connection) = h2::client::Builder::new()
@@ -39,7 +48,7 @@ impl Connection {
             .with_context(|| format!("beginning HTTP/2 with {address}"))?;
         // Its error reaches whoever waits for an answer.
         tokio::spawn(connection);
-        Ok(Self { requests, address })
+        Ok(Self { requests, address, user: user.parse()? })
     }
 
     /// The address of a method, `package.Service/Method`.
@@ -50,7 +59,7 @@ impl Connection {
     /// One call: a [`framed`] request, the answer's message. Fails unless the status is OK.
     pub(crate) async fn call(&mut self, uri: &Uri, request: Bytes) -> Result<Bytes> {
         poll_fn(|context| self.requests.poll_ready(context)).await?;
-        let (response, mut body) = self.requests.send_request(head(uri), false)?;
+        let (response, mut body) = self.requests.send_request(head(uri, &self.user), false)?;
         body.send_data(request, true)?;
         let (head, mut body) = response.await?.into_parts();
         check_status(uri, &head.headers)?;
@@ -78,15 +87,15 @@ pub(crate) fn framed(write: impl FnOnce(&mut BytesMut)) -> Bytes {
     buffer.freeze()
 }
 
-fn head(uri: &Uri) -> Request<()> {
+fn head(uri: &Uri, user: &HeaderValue) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri.clone();
     let headers = request.headers_mut();
-    headers.insert("te", http::HeaderValue::from_static("trailers"));
-    headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
-    headers.insert("flotilla-user", http::HeaderValue::from_static("bench"));
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("flotilla-user", user.clone());
     request
 }
 
@@ -160,8 +169,8 @@ mod tests {
         let uri: Uri = "http://127.0.0.1:1/flotilla.records.v1.RecordsService/PutRecord".parse().unwrap_or_default();
         let mut headers = HeaderMap::new();
         assert!(check_status(&uri, &headers).is_ok());
-        headers.insert("grpc-status", http::HeaderValue::from_static("8"));
-        headers.insert("grpc-message", http::HeaderValue::from_static("disk%20full"));
+        headers.insert("grpc-status", HeaderValue::from_static("8"));
+        headers.insert("grpc-message", HeaderValue::from_static("disk%20full"));
         let error = check_status(&uri, &headers).map_err(|error| error.to_string());
         let text = "/flotilla.records.v1.RecordsService/PutRecord answered ResourceExhausted: disk full";
         assert_eq!(error, Err(text.to_owned()));

@@ -1,8 +1,9 @@
 //! Bare tonic streams: a server with one method that streams what is posted, and one that posts, and nothing else.
 //!
-//! What was posted is a list that all streams share; a stream is a place in it and a waker. Nothing is stored, checked or
-//! forgotten. Messages go through tonic's ordinary codec.
+//! What was posted lately is a list that all streams share; a stream is a place in it and a waker. Nothing is stored or
+//! checked. Messages go through tonic's ordinary codec.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -58,26 +59,44 @@ pub(crate) fn serve(address: SocketAddr) -> Result<()> {
     })
 }
 
+/// Payloads that are kept; no stream is ever so far behind here.
+const KEPT: usize = 1 << 16;
+
 #[derive(Default)]
 struct Posted {
-    payloads: RwLock<Vec<Payload>>,
+    payloads: RwLock<Recent>,
     /// Of streams that have all of them.
     waiting: Mutex<Vec<Waker>>,
 }
 
+#[derive(Default)]
+struct Recent {
+    payloads: VecDeque<Payload>,
+    /// How many were forgotten.
+    first: usize,
+}
+
 impl Posted {
     fn post(&self, payload: Payload) {
-        self.payloads.write().unwrap_or_else(PoisonError::into_inner).push(payload);
+        let mut recent = self.payloads.write().unwrap_or_else(PoisonError::into_inner);
+        recent.payloads.push_back(payload);
+        if recent.payloads.len() > KEPT {
+            recent.payloads.pop_front();
+            recent.first += 1;
+        }
+        drop(recent);
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
 
     fn get(&self, place: usize) -> Option<Payload> {
-        self.payloads.read().unwrap_or_else(PoisonError::into_inner).get(place).cloned()
+        let recent = self.payloads.read().unwrap_or_else(PoisonError::into_inner);
+        recent.payloads.get(place.saturating_sub(recent.first)).cloned()
     }
 
-    fn len(&self) -> usize {
-        self.payloads.read().unwrap_or_else(PoisonError::into_inner).len()
+    fn end(&self) -> usize {
+        let recent = self.payloads.read().unwrap_or_else(PoisonError::into_inner);
+        recent.first + recent.payloads.len()
     }
 }
 
@@ -147,7 +166,7 @@ impl ServerStreamingService<Payload> for Streams {
     type Future = Ready<Result<Response<Place>, Status>>;
 
     fn call(&mut self, _request: Request<Payload>) -> Self::Future {
-        let place = Place { next: self.0.len(), posted: self.0.clone() };
+        let place = Place { next: self.0.end(), posted: self.0.clone() };
         ready(Ok(Response::new(place)))
     }
 }

@@ -263,8 +263,8 @@ impl Default for Cluster {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            concurrent_requests: 8192,
-            requests_per_caller: 8192,
+            concurrent_requests: 2048,
+            requests_per_caller: 2048,
             streams: 32_768,
             streams_per_caller: 32_768,
             connections: 16_384,

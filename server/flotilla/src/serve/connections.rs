@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,8 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Descriptors for everything that isn't a connection: the log, the store, the second port.
 const OTHERS: u64 = 256;
+/// Bytes that are gathered before they are given to the system.
+const GATHERED: usize = 32 * 1024;
 /// Bytes with which HTTP/2 begins; hardly a request of HTTP/1 is shorter.
 const PREFACE: usize = 24;
 /// How long a new connection may take for that.
@@ -82,7 +84,18 @@ pub(super) fn accept(listener: TcpListener, at_most: usize) -> impl Stream<Item 
             // A connection that can't be set up is one that is gone.
             let _ = stream.set_nodelay(true);
             let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE)));
-            return Some((Ok(Connection { stream, silence, received: 0, _place: place }), (listener, places, told)));
+            return Some((
+                Ok(Connection {
+                    stream,
+                    silence,
+                    received: 0,
+                    gathered: Vec::new(),
+                    sent: 0,
+                    waited: false,
+                    _place: place,
+                }),
+                (listener, places, told),
+            ));
         }
     })
 }
@@ -100,6 +113,11 @@ pub(super) struct Connection {
     /// Until a beginning has come: fewer bytes than that can't be told from the half of one.
     silence: Option<Pin<Box<Sleep>>>,
     received: usize,
+    /// Written, and not given to the system yet, from `sent` on.
+    gathered: Vec<u8>,
+    sent: usize,
+    /// Others had a turn since the first of it came.
+    waited: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -133,28 +151,67 @@ impl AsyncRead for Connection {
     }
 }
 
+/// Writes are gathered, and go when whoever else is ready to write had its turn: a post to a hundred
+/// streams of a connection is one system call instead of a hundred.
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        if this.gathered.len() >= GATHERED {
+            ready!(this.poll_send(cx))?;
+        }
+        let mut taken = 0;
+        for bytes in slices {
+            let room = (2 * GATHERED).saturating_sub(this.gathered.len()).min(bytes.len());
+            this.gathered.extend_from_slice(&bytes[..room]);
+            taken += room;
+            if room < bytes.len() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.gathered.is_empty() && !this.waited {
+            this.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connection {
+    /// Gives the system everything that was gathered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.gathered.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.sent += sent,
+            }
+        }
+        // An idle connection keeps no buffer.
+        (self.gathered, self.sent, self.waited) = (Vec::new(), 0, false);
+        Poll::Ready(Ok(()))
     }
 }

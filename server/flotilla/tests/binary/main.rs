@@ -12,8 +12,12 @@ mod harness;
 mod import;
 mod overload;
 mod people;
+mod rescan;
+#[cfg(target_os = "linux")]
+mod stalled;
 mod start;
 mod stop;
+mod threads;
 mod top;
 mod tour;
 mod traces;

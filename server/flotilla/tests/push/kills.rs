@@ -30,6 +30,7 @@ async fn subscribers_get_every_event_once_and_in_order_across_kills() {
     let folder = tempfile::Builder::new().prefix("flotilla-push-").tempdir().expect("a folder").keep();
     eprintln!("the server's folder, kept if this fails: {}", folder.display());
     let mut setup = Setup::new(&folder, &folder.join("data"));
+    setup.services = &["all"];
     setup.limits = "snapshot_log = \"256 KiB\"\nmin_free_disk = \"1 MiB\"".into();
     let started = Instant::now();
 

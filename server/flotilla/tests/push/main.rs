@@ -10,7 +10,7 @@ mod crash;
 mod party;
 #[cfg(target_os = "linux")]
 #[path = "../support/power/mod.rs"]
-#[allow(dead_code, reason = "the power cut tests share these, and each uses a part")]
+#[allow(dead_code, unused_imports, reason = "the power cut tests share these, and each uses a part")]
 mod power;
 
 mod kills;

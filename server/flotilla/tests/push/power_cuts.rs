@@ -18,7 +18,7 @@ const SIZES: Sizes = Sizes { users: 4, devices_of_user: 4, threads: 4, members: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pushed_or_acknowledged_is_there_after_a_power_cut() {
     let mut random = seeded("power_cut");
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(&["all"]);
     let mut image = Image::default();
     image.add_directory("data".into());
     let network = Network::default();
@@ -58,14 +58,7 @@ async fn what_was_pushed_or_acknowledged_is_there_after_a_power_cut() {
 }
 
 /// The power goes at an earlier moment, on a branch that is looked at and thrown away.
-async fn branch(
-    bench: &mut Bench,
-    party: &Party,
-    image: &Image,
-    journal: &Journal,
-    begun: u64,
-    random: &mut StdRng,
-) {
+async fn branch(bench: &mut Bench, party: &Party, image: &Image, journal: &Journal, begun: u64, random: &mut StdRng) {
     let first = (0..journal.len()).find(|records| journal.time_of(*records) > begun).unwrap_or(journal.len());
     let earlier = random.random_range(first..=journal.len());
     let (names, keep) = choices(random);

@@ -43,6 +43,7 @@ async fn member_changed_comes_exactly_once_across_100_crashes() {
     let folder = tempfile::Builder::new().prefix("flotilla-renames-").tempdir().expect("a folder").keep();
     eprintln!("the server's folder, kept if this fails: {}", folder.display());
     let mut setup = Setup::new(&folder, &folder.join("data"));
+    setup.services = &["all"];
     setup.limits = "snapshot_log = \"1 MiB\"\nmin_free_disk = \"1 MiB\"".into();
     let started = Instant::now();
 

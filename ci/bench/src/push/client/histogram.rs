@@ -20,7 +20,7 @@ impl Histogram {
         self.count += 1;
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }

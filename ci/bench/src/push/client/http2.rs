@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Result, bail};
 
+use super::joined;
 use super::tally::{NUMBER_BYTES, Tally};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -119,12 +120,9 @@ impl Http2 {
     }
 
     /// Takes what came in.
-    pub(crate) fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>, tally: &mut Tally, now: u64) -> Result<()> {
-        let mut joined = std::mem::take(&mut self.rest);
-        if !joined.is_empty() {
-            joined.extend_from_slice(input);
-            input = &joined;
-        }
+    pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>, tally: &mut Tally, now: u64) -> Result<()> {
+        let joined = joined(&mut self.rest, input);
+        let mut input = &joined[..];
         while input.len() >= FRAME_HEADER && input.len() >= FRAME_HEADER + length_of(input) {
             let (this, rest) = input.split_at(FRAME_HEADER + length_of(input));
             self.frame(this, out, tally, now)?;
@@ -200,16 +198,13 @@ impl Stream {
         }
     }
 
-    fn data(&mut self, mut payload: &[u8], tally: &mut Tally, now: u64) {
+    fn data(&mut self, payload: &[u8], tally: &mut Tally, now: u64) {
         if matches!(self.kind, Kind::Post(_)) {
             self.begun = true;
             return;
         }
-        let mut joined = std::mem::take(&mut self.partial);
-        if !joined.is_empty() {
-            joined.extend_from_slice(payload);
-            payload = &joined;
-        }
+        let joined = joined(&mut self.partial, payload);
+        let mut payload = &joined[..];
         while payload.len() >= 5 {
             let end = 5 + number(&payload[1..5]) as usize;
             if payload.len() < end {

@@ -10,6 +10,7 @@ pub(crate) mod http2;
 pub(crate) mod nats;
 pub(crate) mod tally;
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+pub(crate) use self::histogram::Histogram;
 use self::http2::{Http2, Kind};
 use self::nats::Nats;
 use self::tally::Tally;
@@ -206,4 +208,14 @@ impl Connection {
         }
         self.flush()
     }
+}
+
+/// What was left over, and what came; nothing is copied when nothing was left.
+fn joined<'a>(rest: &mut Vec<u8>, input: &'a [u8]) -> Cow<'a, [u8]> {
+    if rest.is_empty() {
+        return Cow::Borrowed(input);
+    }
+    let mut joined = std::mem::take(rest);
+    joined.extend_from_slice(input);
+    Cow::Owned(joined)
 }

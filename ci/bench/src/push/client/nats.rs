@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::joined;
 use super::tally::{NUMBER_BYTES, Tally};
 
 /// The subject that answers come to, followed by the number of the post.
@@ -35,12 +36,9 @@ impl Nats {
     }
 
     /// Takes what came in.
-    pub(crate) fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>, tally: &mut Tally, now: u64) -> Result<()> {
-        let mut joined = std::mem::take(&mut self.rest);
-        if !joined.is_empty() {
-            joined.extend_from_slice(input);
-            input = &joined;
-        }
+    pub(crate) fn feed(&mut self, input: &[u8], out: &mut Vec<u8>, tally: &mut Tally, now: u64) -> Result<()> {
+        let joined = joined(&mut self.rest, input);
+        let mut input = &joined[..];
         while let Some(end) = input.iter().position(|byte| *byte == b'\n') {
             let line = input[..end].trim_ascii_end();
             let mut taken = end + 1;

@@ -1,6 +1,6 @@
 //! What a client has sent and received: posts by number, deliveries by the number at the end of their text.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::histogram::Histogram;
 
@@ -93,7 +93,7 @@ impl Tally {
         self.posts() - self.complete
     }
 
-    /// A post is sent now, or should have been sent at that moment; its number.
+    /// A post is sent at a moment; its number.
     pub(crate) fn post(&mut self, sent: u64) -> u32 {
         self.posts.push(Post { sent, answered: 0, last: 0, received: 0 });
         self.posts() - 1
@@ -142,11 +142,6 @@ impl Tally {
                 }
             }
         }
-    }
-
-    /// Time since the beginning.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) folder: PathBuf,
     /// Its `data_dir`.
     pub(crate) data: PathBuf,
+    /// The services that it runs.
+    pub(crate) services: &'static [&'static str],
     /// Lines of its `[limits]`.
     pub(crate) limits: String,
     /// A program that starts it, with arguments; none: it is started itself.
@@ -40,10 +42,11 @@ pub(crate) struct Server {
 }
 
 impl Setup {
-    /// Nothing special.
+    /// Users and records alone: every change is a client's, for a crew to account for. Threads change rows by themselves.
     pub(crate) fn new(folder: &Path, data: &Path) -> Self {
         let (folder, data) = (folder.to_path_buf(), data.to_path_buf());
-        Self { folder, data, limits: String::new(), under: Vec::new(), environment: Vec::new() }
+        let services = &["users", "records"];
+        Self { folder, data, services, limits: String::new(), under: Vec::new(), environment: Vec::new() }
     }
 
     /// Starts it on free ports, and waits until it is ready.
@@ -60,9 +63,9 @@ impl Setup {
     /// Starts it, and doesn't wait.
     pub(crate) fn spawn(&self) -> Server {
         let config = self.folder.join("flotilla.toml");
-        let (data, limits) = (&self.data, &self.limits);
+        let (data, limits, services) = (&self.data, &self.limits, self.services);
         let text = format!(
-            "services = [\"all\"]\ndata_dir = {data:?}\nlisten = \"127.0.0.1:0\"\n\n[limits]\n{limits}\n\n\
+            "services = {services:?}\ndata_dir = {data:?}\nlisten = \"127.0.0.1:0\"\n\n[limits]\n{limits}\n\n\
              [telemetry]\nlog_format = \"json\"\n"
         );
         fs::write(&config, text).expect("the config written");

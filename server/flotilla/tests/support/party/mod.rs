@@ -101,8 +101,11 @@ impl Party {
                     0 => self.network.wire(),
                     _ => shared.choose(&mut self.random).expect("a connection").clone(),
                 };
-                let own: Vec<String> =
-                    places.iter().filter(|place| place.users.contains(user)).map(|place| place.thread.clone()).collect();
+                let own: Vec<String> = places
+                    .iter()
+                    .filter(|place| place.users.contains(user))
+                    .map(|place| place.thread.clone())
+                    .collect();
                 let some: Vec<String> = own.choose_multiple(&mut self.random, 2).cloned().collect();
                 let plan = Plan {
                     user: user.clone(),

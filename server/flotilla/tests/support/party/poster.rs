@@ -66,7 +66,9 @@ impl Board {
             let client = client.acting_as(users.choose(&mut random).expect("a member")).expect("an id");
             let posted = match random.random_bool(0.05) {
                 true => rename(&client, thread, format!("thread {number}-{count}")).await,
-                false => post(&client, thread, format!("{number}-{count} {}", "x".repeat(random.random_range(0..300)))).await,
+                false => {
+                    post(&client, thread, format!("{number}-{count} {}", "x".repeat(random.random_range(0..300)))).await
+                }
             };
             self.posted.lock().unwrap_or_else(PoisonError::into_inner).push(posted);
             tokio::time::sleep(Duration::from_micros(random.random_range(0..PAUSE))).await;

@@ -112,7 +112,8 @@ impl Subscriber {
     /// Whether it has seen everything of its threads.
     pub(crate) fn has_all(&self, truth: &Truth) -> bool {
         let state = locked(&self.state);
-        self.expected(truth).all(|(thread, _, last)| state.logs.get(thread).is_some_and(|log| log.position >= Some(last)))
+        self.expected(truth)
+            .all(|(thread, _, last)| state.logs.get(thread).is_some_and(|log| log.position >= Some(last)))
     }
 
     /// What it has seen is all of its threads from its joining on, and nothing else.
@@ -284,6 +285,7 @@ impl Device {
             }
             Ok(News::Resumed) => state.counts.resumed += 1,
             Ok(News::Lost { .. } | News::Quiet) => {}
+            Ok(News::Gone { thread_id }) => panic!("{}: gone from {thread_id}", self.name()),
             Ok(News::AckFailed(failure)) => assert!(failure.will_retry, "{}: {failure:?}", self.name()),
             Ok(News::Reset(reset)) => panic!("{}: {reset:?}", self.name()),
             Err(error) => panic!("{}: {error}", self.name()),

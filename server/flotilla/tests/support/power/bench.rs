@@ -26,14 +26,16 @@ const FOLDERS: usize = 4;
 /// Folders for one server after the other. The last ones stay if the test fails.
 pub(crate) struct Bench {
     folder: PathBuf,
+    services: &'static [&'static str],
     count: usize,
 }
 
 impl Bench {
-    pub(crate) fn new() -> Self {
+    /// For servers with these services.
+    pub(crate) fn new(services: &'static [&'static str]) -> Self {
         let folder = tempfile::Builder::new().prefix("flotilla-power-cut-").tempdir().expect("a folder").keep();
         eprintln!("folders of this test, kept if it fails: {}", folder.display());
-        Self { folder, count: 0 }
+        Self { folder, services, count: 0 }
     }
 
     /// A new folder.
@@ -53,8 +55,8 @@ impl Bench {
         let (disk, journal) = (folder.join("disk"), folder.join("journal"));
         image.write_to(&disk);
         let mut setup = Setup::new(&folder, &disk.join("data"));
-        setup.limits =
-            "feed_retention_size = \"16 MiB\"\nsnapshot_log = \"64 KiB\"\nmin_free_disk = \"1 MiB\"".into();
+        setup.services = self.services;
+        setup.limits = "feed_retention_size = \"16 MiB\"\nsnapshot_log = \"64 KiB\"\nmin_free_disk = \"1 MiB\"".into();
         if followed {
             setup.environment = environment(&disk, &journal);
         }

@@ -75,13 +75,13 @@ impl Metrics {
         self.events.get_or_create(&Kind { kind }).inc();
     }
 
-    /// An event was handed to a stream.
-    pub(super) fn delivered(&self, bytes: usize) {
-        self.deliveries.inc();
-        self.bytes.inc_by(bytes as u64);
+    /// Some events were handed to a stream.
+    pub(super) fn delivered(&self, events: u64, bytes: u64) {
+        self.deliveries.inc_by(events);
+        self.bytes.inc_by(bytes);
     }
 
-    /// A stream took the first event it was told of.
+    /// A stream took the first event it was told of. One in sixteen is enough to know.
     pub(super) fn delayed(&self, delay: Duration) {
         self.delay.observe(delay.as_secs_f64());
     }

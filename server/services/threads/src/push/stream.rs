@@ -48,6 +48,9 @@ pub(crate) struct Pushing {
     heartbeat: Pin<Box<Sleep>>,
     /// When the last message went.
     sent: Instant,
+    /// Events and bytes that were handed over and aren't counted yet: counters
+    /// that all streams share are not for every event.
+    uncounted: (u64, u64),
     /// Whether it reads the outbox, to catch up.
     behind: bool,
     /// It was asked for a message, and is the device's stream.
@@ -80,6 +83,7 @@ impl Pushing {
             current: None,
             heartbeat: Box::pin(tokio::time::sleep(HEARTBEAT)),
             sent: Instant::now(),
+            uncounted: (0, 0),
             behind: false,
             begun: false,
             ended: false,
@@ -151,10 +155,11 @@ impl Pushing {
             self.is_behind(false);
             return Ok(None);
         };
-        if let (0, Some(came)) = (current.turn, came) {
+        if let (0, Some(came), true) = (current.turn, came, event.sequence.is_multiple_of(16)) {
             self.hub.metrics.delayed(came.elapsed());
         }
-        self.hub.metrics.delivered(event.bytes.len());
+        self.uncounted.0 += 1;
+        self.uncounted.1 += event.bytes.len() as u64;
         current.turn += 1;
         current.subscription.go_to(event.sequence + 1);
         let left = matches!(&event.membership, Some(Membership::Left(user)) if **user == *self.subscriber.user);
@@ -165,6 +170,13 @@ impl Pushing {
         }
         self.is_behind(came.is_none() && self.current.is_some());
         Ok(Some(event.bytes))
+    }
+
+    fn count(&mut self) {
+        let (events, bytes) = std::mem::take(&mut self.uncounted);
+        if events > 0 {
+            self.hub.metrics.delivered(events, bytes);
+        }
     }
 
     fn is_behind(&mut self, behind: bool) {
@@ -277,7 +289,7 @@ impl Stream for Pushing {
                 this.sent = Instant::now();
                 return Poll::Ready(Some(Ok(message)));
             }
-            Ok(None) => {}
+            Ok(None) => this.count(),
             Err(error) => {
                 this.ended = true;
                 return Poll::Ready(Some(Err(error)));
@@ -305,6 +317,7 @@ impl Drop for Pushing {
             self.hub.unsubscribe(&self.subscriber, &subscribed.subscription.channel);
         }
         self.hub.disconnect(&self.subscriber);
+        self.count();
         self.is_behind(false);
     }
 }
