@@ -198,7 +198,13 @@ impl Pushing {
         };
         match joined.or_else(next) {
             Some(again) => self.restart(subscription, again),
-            None => self.unsubscribe(thread),
+            None => {
+                self.unsubscribe(thread);
+                // Whoever named it alone learns at once that there is nothing to wait for.
+                if self.threads.is_empty() {
+                    self.opening.push_back(open::heartbeat());
+                }
+            }
         }
     }
 
