@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             News::Reset(reset) => say(&format!("read the thread anew by ListEvents: {}", reset.message)),
             News::Lost { reason, pause } => say(&format!("lost ({reason}), trying again in {pause:?}")),
             News::AckFailed(failure) => say(&format!("not acknowledged: {}", failure.error)),
-            News::Gone { thread_id } => println!("no longer a member of {thread_id}"),
+            News::Gone { thread_id } => say(&format!("no longer a member of {thread_id}")),
             News::Started(_) | News::Resumed | News::Quiet => {}
         }
     }
