@@ -109,6 +109,9 @@ pub(crate) fn pushed(key: &[u8], row: &Row) -> Result<Pushed, Error> {
     Ok(Pushed { sequence, bytes: wrapped(&event.encode_to_vec(), &[]), membership })
 }
 
+/// The kinds that [`kind`] gives.
+pub(crate) const KINDS: [&str; 5] = ["message", "member_joined", "member_left", "thread_renamed", "member_changed"];
+
 /// The kind of a row's event, for counting.
 pub(crate) fn kind(row: &Row) -> &'static str {
     match row.value.first() {

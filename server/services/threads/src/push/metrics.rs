@@ -9,6 +9,8 @@ use prometheus_client::{
     registry::Unit,
 };
 
+use crate::events;
+
 /// The counters. Clones count together.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -45,6 +47,10 @@ impl Metrics {
             delay: Histogram::new((0..20).map(|power| 0.000_02 * f64::from(1 << power))),
             events: Family::default(),
         };
+        // There from the beginning, so that the first event of a kind is an increase.
+        for kind in events::KINDS {
+            let _ = metrics.events.get_or_create(&Kind { kind });
+        }
         context.register_metrics(|registry| {
             let all = metrics.clone();
             registry.register("flotilla_push_subscribers", "Devices whose streams are open", all.subscribers);
