@@ -51,6 +51,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".flotilla.storage")
+        .bytes(".flotilla.peer")
         .emit_rerun_if_changed(false)
         .out_dir(directory.path())
         .compile_fds(FileDescriptorSet { file: files.clone() })

@@ -48,6 +48,27 @@ pub struct Server {
     #[prost(message, optional, tag = "15")]
     pub seen_time: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// The request of FormCell.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormCellRequest {
+    /// The numbers of the configured voters that are left out.
+    #[prost(uint64, repeated, tag = "1")]
+    pub without: ::prost::alloc::vec::Vec<u64>,
+    /// As in AddServerRequest; the cell has no window of requests yet, so a retry after success is
+    /// answered ALREADY_FORMED.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// The answer of FormCell.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormCellResponse {
+    /// The history that has begun.
+    #[prost(string, tag = "1")]
+    pub history: ::prost::alloc::string::String,
+    /// The numbers of the voters.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+}
 /// The request of GetServers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetServersRequest {}
@@ -507,6 +528,37 @@ pub mod cluster_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        /// Forms a cell of which not all configured voters answer: a person's decision, because a server that
+        /// doesn't answer could hold the cell's data. Asked of one of the servers that wait to be formed;
+        /// those named in `without` are left out, and come in when they are there, as empty servers. Fails
+        /// with ALREADY_FORMED if this server, or one that answers it, has data, and with MAJORITY_AT_RISK
+        /// if the servers that answer are no majority of the configured voters.
+        pub async fn form_cell(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FormCellRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FormCellResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.cluster.v1.ClusterService/FormCell",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("flotilla.cluster.v1.ClusterService", "FormCell"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Tells which servers the cell has and how they are, as far as the answering server knows: it
         /// answers without a leader too.
         pub async fn get_servers(
@@ -715,6 +767,18 @@ pub mod cluster_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ClusterServiceServer.
     #[async_trait]
     pub trait ClusterService: std::marker::Send + std::marker::Sync + 'static {
+        /// Forms a cell of which not all configured voters answer: a person's decision, because a server that
+        /// doesn't answer could hold the cell's data. Asked of one of the servers that wait to be formed;
+        /// those named in `without` are left out, and come in when they are there, as empty servers. Fails
+        /// with ALREADY_FORMED if this server, or one that answers it, has data, and with MAJORITY_AT_RISK
+        /// if the servers that answer are no majority of the configured voters.
+        async fn form_cell(
+            &self,
+            request: tonic::Request<super::FormCellRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FormCellResponse>,
+            tonic::Status,
+        >;
         /// Tells which servers the cell has and how they are, as far as the answering server knows: it
         /// answers without a leader too.
         async fn get_servers(
@@ -868,6 +932,51 @@ pub mod cluster_service_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/flotilla.cluster.v1.ClusterService/FormCell" => {
+                    #[allow(non_camel_case_types)]
+                    struct FormCellSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::FormCellRequest>
+                    for FormCellSvc<T> {
+                        type Response = super::FormCellResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FormCellRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::form_cell(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FormCellSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/flotilla.cluster.v1.ClusterService/GetServers" => {
                     #[allow(non_camel_case_types)]
                     struct GetServersSvc<T: ClusterService>(pub Arc<T>);

@@ -124,6 +124,13 @@ pub enum Reason {
     /// INTERNAL. A bug. A write may or may not have happened. The server's log has the details under
     /// the request's id.
     Internal = 36,
+    /// FAILED_PRECONDITION. The cell is formed already, or a server that would be part of it has data.
+    /// Metadata: `server_id`. Add and remove servers instead.
+    AlreadyFormed = 37,
+    /// FAILED_PRECONDITION. The server to add can't be reached from the leader, is another one, belongs
+    /// to another cell, or has data of its own. Start it with an empty data directory, the cell's name
+    /// and secret, at the address given. Metadata: `server_id`, `address`.
+    ServerUnsuitable = 38,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -169,6 +176,8 @@ impl Reason {
             Self::TooStale => "REASON_TOO_STALE",
             Self::ServiceNotHere => "REASON_SERVICE_NOT_HERE",
             Self::Internal => "REASON_INTERNAL",
+            Self::AlreadyFormed => "REASON_ALREADY_FORMED",
+            Self::ServerUnsuitable => "REASON_SERVER_UNSUITABLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -211,6 +220,8 @@ impl Reason {
             "REASON_TOO_STALE" => Some(Self::TooStale),
             "REASON_SERVICE_NOT_HERE" => Some(Self::ServiceNotHere),
             "REASON_INTERNAL" => Some(Self::Internal),
+            "REASON_ALREADY_FORMED" => Some(Self::AlreadyFormed),
+            "REASON_SERVER_UNSUITABLE" => Some(Self::ServerUnsuitable),
             _ => None,
         }
     }

@@ -34,6 +34,19 @@ pub mod feed {
         include!("flotilla.feed.v1.rs");
     }
 }
+/// Versions of `flotilla.peer`.
+pub mod peer {
+    /// What the servers of one cell say to each other. Not for clients.
+    ///
+    /// Every call carries metadata by which the receiver knows whom it hears: `flotilla-peer-cell` (the
+    /// cell's name), `flotilla-peer-history` (absent while the sender's cell isn't formed),
+    /// `flotilla-peer-from` and `flotilla-peer-to` (`<server>.<incarnation>`; `to` may be absent in
+    /// Describe), `flotilla-peer-protocol` (a number), and `flotilla-peer-secret` where the cell has one. A
+    /// call of another cell, history, protocol or without the secret is refused and does nothing.
+    pub mod v1 {
+        include!("flotilla.peer.v1.rs");
+    }
+}
 /// Versions of `flotilla.records`.
 pub mod records {
     /// Records: untyped JSON documents in named tables.

@@ -33,7 +33,9 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ServerNotFound => Code::NotFound,
         Reason::EmailTaken | Reason::RecordExists | Reason::MemberExists | Reason::ServerExists => Code::AlreadyExists,
         Reason::EtagStale | Reason::Conflict | Reason::DeviceTakenOver => Code::Aborted,
-        Reason::MajorityAtRisk | Reason::NotVoter => Code::FailedPrecondition,
+        Reason::MajorityAtRisk | Reason::NotVoter | Reason::AlreadyFormed | Reason::ServerUnsuitable => {
+            Code::FailedPrecondition
+        }
         Reason::BelowFloor | Reason::HistoryChanged | Reason::RevisionInFuture | Reason::SequenceInFuture => {
             Code::OutOfRange
         }

@@ -14,6 +14,7 @@
 //! * [`backup`], [`restore`]: a snapshot that leaves the server, and a directory made from one.
 //! * [`identity`]: whose data a directory holds, and who uses it now.
 //! * [`open`]: from a data directory to all of the above; rebuilds what is derived.
+//! * [`peer`]: the seam to the other servers of the cell.
 //! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
 //! * [`sizes`]: how much of all this there is.
 //! * [`segment`]: the checksummed files that log and changes are made of.
@@ -36,6 +37,7 @@ mod machine;
 pub mod metrics;
 mod network;
 mod open;
+pub mod peer;
 mod raft;
 pub mod replica;
 pub mod restore;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::storage::v1 as storage;
 use openraft::{OptionalSend, RaftTypeConfig, impls::leader_id_adv, raft::responder::Responder};
 
+pub(crate) use crate::peer::ServerId;
 use crate::{batcher::Outcomes, machine::Machine};
 
 /// What the log is made of. Spelled out, because `declare_raft_types!` can't
@@ -58,20 +59,6 @@ impl fmt::Debug for Command {
 impl fmt::Display for Command {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, formatter)
-    }
-}
-
-/// A server and its life: one whose directory was emptied is another one to
-/// Raft, so that it never votes with promises that it forgot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ServerId {
-    pub(crate) server: u64,
-    pub(crate) incarnation: u64,
-}
-
-impl fmt::Display for ServerId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}.{}", self.server, self.incarnation)
     }
 }
 

@@ -19,6 +19,7 @@ mod layers;
 mod units;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -62,6 +63,22 @@ pub struct Cluster {
     pub name: String,
     /// This server's number in the cell, from 1.
     pub id: u64,
+    /// How many servers of the cell vote: 1, 3 or 5. Numbers above it are learners.
+    pub voters: u64,
+    /// Where each server of the cell is reached, by its number: `host:port`. Empty: alone, unless `peers_dns` is set.
+    pub peers: BTreeMap<u64, String>,
+    /// The same as a pattern, `flotilla-{ordinal}.flotilla:7400`: `{ordinal}` is the number minus one, `{id}` the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers_dns: Option<String>,
+    /// A file with the secret that all servers of the cell share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+    /// How often a leader says that it is there.
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+    /// How long after a leader's last word another is elected, at most.
+    #[serde(with = "units::duration")]
+    pub election: Duration,
 }
 
 /// The bounds that a person may move. Those of the format (row, key, transaction, message) are
@@ -256,7 +273,16 @@ impl Default for Config {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { name: "flotilla".to_owned(), id: 1 }
+        Self {
+            name: "flotilla".to_owned(),
+            id: 1,
+            voters: 1,
+            peers: BTreeMap::new(),
+            peers_dns: None,
+            secret_file: None,
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(800),
+        }
     }
 }
 

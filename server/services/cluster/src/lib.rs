@@ -13,9 +13,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use flotilla_kit::{Call, Error, Refusal};
 use flotilla_proto::cluster::v1::{
-    AddServerRequest, BackupRequest, BackupResponse, CheckRequest, CheckResponse, GetServersRequest,
-    GetServersResponse, RemoveServerRequest, Role, Server, ServerCheck, SpaceCheck, State, TransferLeadershipRequest,
-    TransferLeadershipResponse, WatchServersRequest, WatchServersResponse, cluster_service_server::ClusterService,
+    AddServerRequest, BackupRequest, BackupResponse, CheckRequest, CheckResponse, FormCellRequest, FormCellResponse,
+    GetServersRequest, GetServersResponse, RemoveServerRequest, Role, Server, ServerCheck, SpaceCheck, State,
+    TransferLeadershipRequest, TransferLeadershipResponse, WatchServersRequest, WatchServersResponse,
+    cluster_service_server::ClusterService,
 };
 use flotilla_proto::errors::v1::Reason;
 use flotilla_replica::{CheckError, CheckReport, Replica};
@@ -106,6 +107,10 @@ fn lag(log_end: u64, applied: u64) -> Option<prost_types::Duration> {
 
 #[tonic::async_trait]
 impl ClusterService for Cluster {
+    async fn form_cell(&self, _: Request<FormCellRequest>) -> Result<Response<FormCellResponse>, Status> {
+        Err(later("FormCell"))
+    }
+
     async fn get_servers(&self, request: Request<GetServersRequest>) -> Result<Response<GetServersResponse>, Status> {
         Call::of("GetServers", request)?;
         let status = self.replica.status();
