@@ -1,8 +1,6 @@
 //! Transactions do to the store what they do to plain maps, and a reading of
 //! one moment sees that moment.
 
-mod support;
-
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
@@ -10,7 +8,7 @@ use flotilla_store::{
     Applied, Draft, Outcome, Row, RowKey, Store, Transaction, TransactionBuilder, hash::Hashes, transaction,
 };
 use proptest::prelude::*;
-use support::{
+use crate::support::{
     SPACE,
     model::{Key, Model, sorted},
 };
