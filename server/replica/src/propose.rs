@@ -17,6 +17,8 @@ use crate::{
 
 /// How long a request waits for a leader before it is told that there is none.
 pub(crate) const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer waits for this server to have applied what another one's log has taken.
+const OWN_WRITE: Duration = Duration::from_secs(1);
 /// The pause before a request tries again with a leader that didn't take it.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -76,7 +78,15 @@ impl Replica {
         let encoded = Bytes::from(transaction.encode_to_vec());
         let operations = transaction.operations.len();
         let what = || Forwarding::Transaction(encoded.clone(), operations);
-        self.commit_encoded(what, transaction.request.is_some(), deadline, trace).await
+        let committed = self.commit_encoded(what, transaction.request.is_some(), deadline, trace).await?;
+        // Where another server led, this one may be a moment behind: who goes on here sees what it did.
+        let mut published = self.inner().derived.published.subscribe();
+        if published.borrow().revision < committed.revision {
+            let seen = published.wait_for(|published| published.closed || published.revision >= committed.revision);
+            // It happened all the same.
+            let _ = tokio::time::timeout_at(deadline.min(Instant::now() + OWN_WRITE), seen).await;
+        }
+        Ok(committed)
     }
 
     /// Has the leader take what is given, whoever it is, again if that can do no harm.

@@ -99,9 +99,6 @@ impl Survey {
                 members.filter(|(id, _)| *id != self.cell.id).collect()
             };
             self.seen().retain(|id, _| members.contains_key(id));
-            if members.is_empty() {
-                continue;
-            }
             let questions = members.iter().map(|(id, server)| async {
                 let addresses = self.cell.addresses(id.server, server);
                 (*id, self.ask(&addresses, Some(*id), PATIENCE).await)

@@ -181,8 +181,13 @@ impl Failure {
 
 fn serve_code(error: &ServeError) -> u8 {
     match error {
-        ServeError::Config(_) | ServeError::Log(_) => USAGE,
-        ServeError::Open(OpenError::Foreign { .. } | OpenError::NewerFormat { .. }) => USAGE,
+        ServeError::Config(_) | ServeError::Log(_) | ServeError::Secret(_) => USAGE,
+        ServeError::Open(
+            OpenError::Foreign { .. }
+            | OpenError::NewerFormat { .. }
+            | OpenError::Alive { .. }
+            | OpenError::Removed { .. },
+        ) => USAGE,
         ServeError::Open(OpenError::Raft { .. }) | ServeError::Reflection(_) | ServeError::Ended(_) => BUG,
         ServeError::Open(_) | ServeError::Close { .. } | ServeError::CloseTimedOut { .. } => IO,
         ServeError::LogFailed { .. } => IO,

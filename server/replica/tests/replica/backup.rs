@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use crate::support::{SPACE, TABLE, deadline, faulty_disk::FaultyDisk, open, options, put, put_once, row, stop};
 use flotilla_proto::storage::v1::{SnapshotHeader, SnapshotRecord, snapshot_record::Kind};
 use flotilla_replica::{
     BackupError, BackupInfo, Cursor, FeedError, OpenError, Options, Replica, RestoreError, RestoreOptions, Restored,
@@ -19,7 +20,6 @@ use flotilla_replica::{
 };
 use flotilla_store::TransactionBuilder;
 use prost::Message;
-use crate::support::{SPACE, TABLE, deadline, faulty_disk::FaultyDisk, open, options, put, put_once, row, stop};
 use tempfile::TempDir;
 
 /// A file with a backup, and what it is of.
@@ -192,7 +192,8 @@ async fn a_restored_directory_survives_a_snapshot_and_loses_its_seed_of_a_log() 
     let backup = Backup::of(&replica).await;
     stop(replica).await;
     restored(&backup.file(), &backup.fresh()).expect("restored");
-    let small = || Options { snapshot_log_bytes: 1, log_segment_bytes: 64 * 1024, ..crate::support::options(&backup.fresh()) };
+    let small =
+        || Options { snapshot_log_bytes: 1, log_segment_bytes: 64 * 1024, ..crate::support::options(&backup.fresh()) };
     let again = Replica::open(small()).await.expect("a replica");
     for number in 0..100 {
         propose(&again, put(&format!("new {number}"), &"y".repeat(4_000))).await;
@@ -403,7 +404,8 @@ async fn an_interrupted_restore_is_refused_by_a_server_and_begun_anew_by_another
         let begun = backup.fresh().join("restore.partial").exists();
         if begun && !made {
             half += 1;
-            let error = Replica::open(crate::support::options(&backup.fresh())).await.map(drop).expect_err("half a restore");
+            let error =
+                Replica::open(crate::support::options(&backup.fresh())).await.map(drop).expect_err("half a restore");
             assert!(matches!(error, OpenError::HalfRestored { .. }), "after {steps} steps: {error}");
         }
         if !made {

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use flotilla_replica::{Consistency, Cursor, OpenError, Options, ProposeError, Replica};
 use crate::support::{deadline, faulty_disk::FaultyDisk, options, put, row, stop};
+use flotilla_replica::{Consistency, Cursor, OpenError, Options, ProposeError, Replica};
 
 /// Bytes of a segment's header, and of a frame's (`src/segment.rs`).
 const HEADER: usize = 40;

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{deadline, open, options, put, put_once, row, stop};
 use flotilla_replica::{Cursor, Feed, FeedError, Options, ProposeError, Replica, clock::Clock};
 use futures::future::poll_fn;
-use crate::support::{deadline, open, options, put, put_once, row, stop};
 
 const MINUTE: u64 = 60 * 1_000_000;
 

@@ -23,16 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use flotilla_replica::{Change, Committed, Cursor, FeedError, Options, ProposeError, Replica, clock::Clock};
-use flotilla_store::{Transaction, TransactionBuilder};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use crate::support::{
     SPACE, TABLE, deadline,
     model::{Effect, Model, sorted},
     once,
     sim_disk::SimDisk,
 };
+use bytes::Bytes;
+use flotilla_replica::{Change, Committed, Cursor, FeedError, Options, ProposeError, Replica, clock::Clock};
+use flotilla_store::{Transaction, TransactionBuilder};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 /// How long seeds are tried if no number of them is asked for.
 const SLICE: Duration = Duration::from_secs(25);

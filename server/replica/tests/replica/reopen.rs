@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use flotilla_replica::Replica;
 use crate::support::{deadline, open, options, put, row, stop};
+use flotilla_replica::Replica;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledged_row_is_there_after_a_clean_stop() {

@@ -3,15 +3,15 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
+use crate::support::{
+    SPACE,
+    model::{Key, Model, sorted},
+};
 use bytes::Bytes;
 use flotilla_store::{
     Applied, Draft, Outcome, Row, RowKey, Store, Transaction, TransactionBuilder, hash::Hashes, transaction,
 };
 use proptest::prelude::*;
-use crate::support::{
-    SPACE,
-    model::{Key, Model, sorted},
-};
 
 const TABLES: [&str; 3] = ["a", "ab", "a\0b"];
 
