@@ -17,14 +17,18 @@ use crate::harness::{
     FakeHost, PATIENCE, Peer, Wire, agreeable, append, free, introduction, network, read_index, replying, until,
 };
 
-/// Where nobody listens.
-async fn dead_address() -> String {
-    TcpListener::bind(free()).await.unwrap().local_addr().unwrap().to_string()
+/// A port where nobody listens yet; nobody else can take it.
+fn silent_port() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(free()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
 }
 
 #[tokio::test]
 async fn a_peer_that_is_down_is_unreachable() {
-    let error = read_index(&network(), &[dead_address().await]).await.unwrap_err();
+    let (_socket, address) = silent_port();
+    let error = read_index(&network(), &[address]).await.unwrap_err();
     assert!(matches!(error, PeerError::Unreachable(_)), "{error:?}");
 }
 
@@ -65,13 +69,13 @@ async fn a_peer_that_vanishes_without_a_word_is_noticed() {
 #[tokio::test]
 async fn a_peer_that_comes_back_is_reached_within_a_second() {
     let network = network();
-    let address = dead_address().await;
+    let (socket, address) = silent_port();
     for _ in 0..20 {
         read_index(&network, std::slice::from_ref(&address)).await.unwrap_err();
     }
     let host: Arc<OnceLock<Arc<dyn Host>>> = Arc::default();
     let _ = host.set(agreeable());
-    let _peer = Peer::start_at(address.parse().unwrap(), host, None).await;
+    let _peer = Peer::on(socket.listen(16).unwrap(), host, None);
     let back = Instant::now();
     while read_index(&network, std::slice::from_ref(&address)).await.is_err() {
         assert!(back.elapsed() < Duration::from_secs(1), "reached late");
@@ -80,14 +84,14 @@ async fn a_peer_that_comes_back_is_reached_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_while_nobody_used_it_costs_no_call() {
+async fn a_connection_that_broke_while_nobody_used_it_is_no_dead_peer() {
     let peer = Peer::start(agreeable(), None).await;
     let (first, second) = (Wire::to(peer.address).await, Wire::to(peer.address).await);
     let addresses = [first.address.to_string(), second.address.to_string()];
     let network = network();
     read_index(&network, &addresses).await.unwrap();
     first.cut();
-    // Whether the break is seen before or only when the call is made, no answer is lost.
+    // Seen before: the other address is taken. Seen only after sending: the call may have arrived.
     until("the wire is cut", || std::net::TcpStream::connect(first.address).is_ok()).await;
     let answer = read_index(&network, &addresses).await;
     assert!(!matches!(answer, Err(PeerError::Unreachable(_))), "{answer:?}");
@@ -96,7 +100,8 @@ async fn a_connection_that_broke_while_nobody_used_it_costs_no_call() {
 #[tokio::test]
 async fn the_second_address_is_used_when_the_first_is_dead() {
     let peer = Peer::start(agreeable(), None).await;
-    let addresses = [dead_address().await, peer.address.to_string()];
+    let (_socket, dead) = silent_port();
+    let addresses = [dead, peer.address.to_string()];
     let network = network();
     for _ in 0..3 {
         read_index(&network, &addresses).await.unwrap();
@@ -141,7 +146,7 @@ async fn a_call_whose_time_is_up_before_it_is_connected_was_never_sent() {
     let mute = Mute::new().await;
     let call = Call::ReadIndex(peer::ReadIndexRequest {});
     let time = Duration::from_millis(200);
-    let error = network().call(&[mute.address.clone()], introduction(), call, time).await.unwrap_err();
+    let error = network().call(std::slice::from_ref(&mute.address), introduction(), call, time).await.unwrap_err();
     assert!(matches!(error, PeerError::Unreachable(_)), "{error:?}");
 }
 

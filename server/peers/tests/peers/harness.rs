@@ -176,17 +176,12 @@ impl Peer {
     pub(crate) async fn start(host: Arc<FakeHost>, secret: Option<Secret>) -> Self {
         let slot: Arc<OnceLock<Arc<dyn Host>>> = Arc::default();
         let _ = slot.set(host);
-        Self::start_at(free(), slot, secret).await
+        Self::on(TcpListener::bind(free()).await.unwrap(), slot, secret)
     }
 
-    pub(crate) async fn start_at(
-        address: SocketAddr,
-        host: Arc<OnceLock<Arc<dyn Host>>>,
-        secret: Option<Secret>,
-    ) -> Self {
+    pub(crate) fn on(listener: TcpListener, host: Arc<OnceLock<Arc<dyn Host>>>, secret: Option<Secret>) -> Self {
         let metrics = Metrics::default();
         let server = PeerServer::new(host, secret, metrics.clone());
-        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming);

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use flotilla_peers::PeerNetwork;
 use flotilla_proto::peer::v1::{self as peer, peer_service_client::PeerServiceClient};
 use flotilla_replica::peer::{Host, MAX_MESSAGE, PROTOCOL, PeerError, Refusal};
+use tokio::net::TcpListener;
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
@@ -95,7 +96,7 @@ async fn a_message_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_server_that_is_starting_says_so_and_answers_when_it_has_started() {
     let slot: Arc<OnceLock<Arc<dyn Host>>> = Arc::default();
-    let peer = Peer::start_at(free(), slot.clone(), None).await;
+    let peer = Peer::on(TcpListener::bind(free()).await.unwrap(), slot.clone(), None);
     let network = network();
     assert_eq!(kind(read_index(&network, &peer.addresses()).await.unwrap_err()), Refusal::NotServing);
     let _ = slot.set(agreeable());
@@ -125,7 +126,7 @@ async fn a_failure_of_the_host_that_is_no_refusal_may_have_had_an_effect() {
 
 #[tokio::test]
 async fn a_program_without_the_service_did_nothing() {
-    let listener = tokio::net::TcpListener::bind(free()).await.unwrap();
+    let listener = TcpListener::bind(free()).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let serving = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
     tokio::spawn(serving.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
