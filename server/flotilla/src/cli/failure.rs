@@ -1,7 +1,7 @@
 //! How a command ends badly, and its exit code: 64 usage or config, 69 unreachable, 70 a bug, 74
 //! I/O, 1 a server's no, 130 interrupted.
 
-use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use flotilla_client::{CallError, SubscribeError};
 use flotilla_replica::{OpenError, RestoreError, Unreadable};
@@ -90,6 +90,18 @@ pub enum Failure {
     /// A check found differences.
     #[error("{0}")]
     Differs(String),
+    /// What was begun goes on, and is not done yet.
+    #[error("{begun}, but {missing} after {}\n  try: {advice}", humantime::format_duration(*.waited))]
+    NotYet {
+        /// What has happened.
+        begun: String,
+        /// What hasn't.
+        missing: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A server is not serving.
     #[error("{service} is {status}")]
     NotServing {
@@ -174,6 +186,7 @@ impl Failure {
             Self::Subscribe(SubscribeError::TakenOver { .. } | SubscribeError::NoThreadLeft) => REFUSED,
             Self::Subscribe(_) => BUG,
             Self::Import(error) => import_code(error),
+            Self::NotYet { .. } => UNREACHABLE,
             Self::Differs(_) | Self::NotServing { .. } => REFUSED,
         }
     }

@@ -94,6 +94,9 @@ pub(super) fn begin(config: &Config) -> Result<(), Failure> {
         data_dir = %config.data_dir.display(),
         "flotilla starts"
     );
+    for warning in config.warnings() {
+        tracing::warn!(warning, "the configuration is doubtful");
+    }
     Ok(())
 }
 

@@ -7,7 +7,9 @@
 
 mod backup;
 mod calls;
+mod cluster;
 mod debug;
+mod fake_cell;
 mod harness;
 mod import;
 mod overload;

@@ -1,0 +1,54 @@
+//! `flotilla cluster …`: the servers of a cell.
+//!
+//! * `status`: who they are and how; `watch`: the same as it changes.
+//! * `add`, `remove`, `transfer`: change them; each change is one at a time, and never leaves the cell
+//!   without a majority.
+//! * `form`: begins a cell of which not all voters are there.
+
+mod add;
+mod form;
+mod remove;
+mod status;
+mod transfer;
+mod watch;
+
+use clap::{Subcommand, builder::RangedU64ValueParser};
+use flotilla_client::{Client, Target};
+
+use super::{Failure, output::Output};
+
+/// Every server of a cell answers for all of it: any of them may be the --endpoint.
+#[derive(Debug, Subcommand)]
+pub(super) enum Cluster {
+    /// Print the cell's servers: who leads, who votes, and how far each has come
+    Status(status::Status),
+    /// Add a server, and wait until it votes
+    Add(add::Add),
+    /// Remove a server, dead or alive
+    Remove(remove::Remove),
+    /// Hand leadership to another voter
+    Transfer(transfer::Transfer),
+    /// Form a new cell although not all of its voters are there
+    Form(form::Form),
+}
+
+impl Cluster {
+    pub(super) async fn run(self, target: &Target, output: &mut Output) -> Result<(), Failure> {
+        if let Self::Add(add) = &self {
+            add.check()?;
+        }
+        let client = Client::connect(target).await?;
+        match self {
+            Self::Status(status) => status.run(&client, output).await,
+            Self::Add(add) => add.run(&client, target.timeout, output).await,
+            Self::Remove(remove) => remove.run(&client).await,
+            Self::Transfer(transfer) => transfer.run(&client, output).await,
+            Self::Form(form) => form.run(&client, output).await,
+        }
+    }
+}
+
+/// The number of a server, from 1.
+fn server_id() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
