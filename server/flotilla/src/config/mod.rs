@@ -185,11 +185,6 @@ impl Config {
         Ok(SocketAddr::new(self.listen.ip(), port))
     }
 
-    /// Where a server of the cell is.
-    pub fn peer_address(&self, id: u64) -> Option<String> {
-        self.cluster.peers.get(&id).cloned()
-    }
-
     /// The names of the services to run, `all` expanded, in the order of `known`.
     ///
     /// # Errors
