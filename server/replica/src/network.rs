@@ -100,7 +100,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _: RPCOption,
     ) -> BoxFuture<
         's,
@@ -110,9 +110,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft pauses between attempts within this stream: a peer that can't be reached must not
+            // be tried without asking it for something to send.
+            let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
             let outstanding = Arc::new(AtomicU64::new(0));
             let sent = outstanding.clone();
-            let requests = input.map(move |request| {
+            let requests = futures::stream::once(std::future::ready(first)).chain(input).map(move |request| {
                 sent.fetch_add(1, Ordering::AcqRel);
                 translate::append_to_peer(request)
             });

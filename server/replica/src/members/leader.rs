@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{ChangeError, Members, PATIENCE};
 use crate::{
+    ServerState,
     peer::ServerId,
     raft::{Server, server_id_from_storage},
 };
@@ -22,7 +23,9 @@ use crate::{
 /// Entries that a server may lack and still counts as caught up: those under way.
 const CAUGHT_UP: u64 = 256;
 /// How long a server that shall lead may take to.
-const TRANSFER: Duration = Duration::from_secs(5);
+const TRANSFER: Duration = Duration::from_secs(2);
+/// How long a change of the members may take to be committed.
+const COMMIT: Duration = Duration::from_secs(10);
 
 impl Members {
     /// Takes in a server that a person names.
@@ -182,7 +185,7 @@ impl Members {
             }
             None => {
                 let voters = self.membership().voter_ids().collect::<BTreeSet<_>>();
-                let others = voters.into_iter().filter(|id| *id != self.cell.id && self.is_reachable(*id));
+                let others = voters.into_iter().filter(|id| *id != self.cell.id && self.can_lead(*id));
                 let furthest = others.max_by_key(|id| (self.replicated(*id), std::cmp::Reverse(id.server)));
                 let found = furthest.filter(|id| self.is_caught_up(*id));
                 found.ok_or_else(|| ChangeError::NotVoter {
@@ -203,6 +206,14 @@ impl Members {
         }
     }
 
+    /// Whether a server serves, as far as is known.
+    fn can_lead(&self, id: ServerId) -> bool {
+        let described = self.survey.of(id).last;
+        let serves =
+            described.is_some_and(|described| described.state == ServerState::Ready as u32 && !described.disk_full);
+        serves && self.is_reachable(id)
+    }
+
     /// How far a server's log is known to be this one's.
     fn replicated(&self, id: ServerId) -> u64 {
         let metrics = self.raft.data_metrics();
@@ -219,7 +230,7 @@ impl Members {
     }
 
     pub(super) async fn apply(&self, change: ChangeMembers<ServerId, Server>, retain: bool) -> Result<(), ChangeError> {
-        let changed = tokio::time::timeout(TRANSFER * 2, self.raft.change_membership(change, retain)).await;
+        let changed = tokio::time::timeout(COMMIT, self.raft.change_membership(change, retain)).await;
         self.changed.send_modify(|count| *count += 1);
         match changed {
             Err(_) => Err(ChangeError::Expired),
