@@ -64,13 +64,37 @@ pub enum Failure {
     /// `dev --fresh` on a directory that isn't ours.
     #[error(
         "{path} has files but no identity.json, so it is not Flotilla's data: it was left alone. \
-         Choose another with --data-dir", path = .path.display()
+         Choose another with --dir", path = .path.display()
     )]
     NotOurs {
         /// The directory.
         path: PathBuf,
     },
-    /// `dev --fresh` on a directory that a server uses.
+    /// A `dev` where one runs.
+    #[error(
+        "a `flotilla dev` runs already in {dir}: `flotilla dev status` shows its servers. Stop it, or start another \
+         one elsewhere with --dir and --listen", dir = .dir.display()
+    )]
+    DevRuns {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// No `dev` to act on.
+    #[error(
+        "no `flotilla dev` runs in {dir}: start one with `flotilla dev` (or `make dev`), or say with --dir where it \
+         runs", dir = .dir.display()
+    )]
+    NoDev {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// The `dev` that runs doesn't do it.
+    #[error("{0}")]
+    DevRefused(String),
+    /// Nothing of `dev` is left.
+    #[error("all servers have ended by themselves: what they logged last says why")]
+    DevEnded,
+    /// `dev` on a directory that a server uses.
     #[error("{path} is in use by {holder}: it was left alone. Stop that server first", path = .path.display())]
     FreshInUse {
         /// The directory.
@@ -180,6 +204,9 @@ impl Failure {
             Self::Interrupted { .. } => INTERRUPTED,
             Self::Cut { .. } => IO,
             Self::File { .. } | Self::PortTaken { .. } | Self::FreshInUse { .. } => IO,
+            Self::DevRuns { .. } | Self::DevEnded => IO,
+            Self::NoDev { .. } => UNREACHABLE,
+            Self::DevRefused(_) => REFUSED,
             Self::Output(_) | Self::Runtime(_) => IO,
             Self::Serve(error) => serve_code(error),
             Self::Call(error) | Self::Subscribe(SubscribeError::Call(error)) => call_code(error),

@@ -69,7 +69,7 @@ pub struct Arguments {
 enum Command {
     /// Run a server
     Serve(serve::ServerFlags),
-    /// Run a server on this machine with all services, to try things out
+    /// Run a cell of servers on this machine with all services, to try things out and break them
     Dev(dev::Dev),
     /// Print the configuration that `serve` would run with, and where each value came from
     CheckConfig(serve::ServerFlags),
@@ -135,6 +135,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, global } = arguments;
     match command {
         Command::Serve(flags) => serving(serve::run(flags)),
+        Command::Dev(dev) if dev.is_action() => dev.act(&mut Output::new(global.resolve()?.1)),
         Command::Dev(dev) => serving(dev.run()),
         Command::CheckConfig(flags) => check_config::run(&flags),
         Command::Restore(restore) => restore.run(&mut Output::new(global.resolve()?.1)),

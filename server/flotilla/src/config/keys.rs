@@ -85,6 +85,14 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
+/// The variables of these keys, and of all keys of these tables.
+pub(crate) fn variables_of(paths: &[&str]) -> Vec<String> {
+    let within = |path: &str, key: &Key| {
+        key.path.strip_prefix(path).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+    };
+    KEYS.iter().filter(|key| paths.iter().any(|path| within(path, key))).map(Key::variable).collect()
+}
+
 /// The key that this path is, or leads into: of a list an element, of a map an entry.
 pub(super) fn holding(path: &str) -> Option<&'static Key> {
     let leads_into = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use cell::CellError;
 pub use error::ConfigError;
 pub use keys::nearest;
+pub(crate) use keys::variables_of;
 pub use layers::{Layers, Origin};
 pub use units::Size;
 

@@ -9,6 +9,7 @@ mod backup;
 mod calls;
 mod cluster;
 mod debug;
+mod dev;
 mod fake_cell;
 mod harness;
 mod import;

@@ -86,7 +86,7 @@ fn a_data_directory_of_another_cell_is_refused() {
 fn a_port_that_is_taken_is_told_by_dev_with_the_way_out() {
     let dir = directory();
     let server = Server::start(dir.path());
-    let mut dev = flotilla(&["dev", "--listen", &server.api.to_string(), "--data-dir"]);
+    let mut dev = flotilla(&["dev", "--servers", "1", "--listen", &server.api.to_string(), "--dir"]);
     let ended = Ended::of(dev.arg(dir.path().join("other")));
     assert_eq!(ended.code, Some(74));
     assert!(ended.stderr.contains("--listen"), "{}", ended.stderr);
