@@ -10,6 +10,7 @@ mod calls;
 mod cluster;
 mod debug;
 mod dev;
+mod dev_three;
 mod fake_cell;
 mod harness;
 mod import;
