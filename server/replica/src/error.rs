@@ -264,6 +264,42 @@ pub enum RestoreError {
     Open(#[from] OpenError),
 }
 
+/// Why a lost cell was not recovered from a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// It holds no server's data.
+    #[error("{} holds no data of a server that was part of a cell", .path.display())]
+    NoData {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The rows are not what the log led to.
+    #[error("the rows can't be saved: {0}")]
+    Rows(String),
+    /// Its log can't be read or applied.
+    #[error("the log in {} can't be applied", .path.display())]
+    Log {
+        /// The directory.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new directory can't be made.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+impl From<crate::snapshot::SnapshotError> for RecoverError {
+    fn from(error: crate::snapshot::SnapshotError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::Rows(format!("{error}{cause}"))
+    }
+}
+
 /// Why a data directory can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -34,19 +34,25 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Reads a directory's identity and holds it against the configured one;
-    /// `None` if it has none yet.
-    pub(crate) fn read(disk: &dyn Disk, data_dir: &Path, cell: &str, server: u64) -> Result<Option<Self>, OpenError> {
+    /// Reads a directory's identity, whosever it is; `None` if it has none yet.
+    pub(crate) fn peek(disk: &dyn Disk, data_dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = path(data_dir);
         let bytes = match read_file(disk, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(OpenError::io("read", &path))?,
         };
-        let identity: Self = serde_json::from_slice(&bytes).map_err(|error| OpenError::Damaged {
+        let identity = serde_json::from_slice(&bytes).map_err(|error| OpenError::Damaged {
             file: path,
             offset: 0,
             what: format!("not the identity of a data directory: {error}"),
         })?;
+        Ok(Some(identity))
+    }
+
+    /// Reads a directory's identity and holds it against the configured one;
+    /// `None` if it has none yet.
+    pub(crate) fn read(disk: &dyn Disk, data_dir: &Path, cell: &str, server: u64) -> Result<Option<Self>, OpenError> {
+        let Some(identity) = Self::peek(disk, data_dir)? else { return Ok(None) };
         if identity.format > FORMAT {
             return Err(OpenError::NewerFormat { path: data_dir.into(), found: identity.format, known: FORMAT });
         }

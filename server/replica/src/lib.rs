@@ -23,7 +23,8 @@
 //! * [`changes`], [`feed`]: change records on disk, and reading them in order.
 //! * [`window`]: the requests that are remembered so that a retry counts once.
 //! * [`snapshot`]: the rows in one file, so that the log can be purged, on disk and between servers.
-//! * [`backup`], [`restore`]: a snapshot that leaves the server, and a directory made from one.
+//! * [`backup`], [`restore`], [`recover`]: a snapshot that leaves the server, and a directory made from
+//!   one, or from what a lost cell has left.
 //!
 //! Around it:
 //! * [`identity`], [`open`], [`stores`]: from a data directory to all of the above; rebuilds what is derived.
@@ -60,6 +61,7 @@ mod propose;
 mod raft;
 mod read;
 mod read_index;
+pub mod recover;
 pub mod replica;
 pub mod restore;
 mod segment;
@@ -77,12 +79,15 @@ mod window;
 pub use backup::{Backup, BackupInfo, BackupPlace};
 pub use cell::{About, PeerAddresses};
 pub use check::{CheckReport, ServerCheck, SpaceCheck};
-pub use error::{BackupError, CheckError, FeedError, OpenError, ProposeError, ReadError, RestoreError, Unreadable};
+pub use error::{
+    BackupError, CheckError, FeedError, OpenError, ProposeError, ReadError, RecoverError, RestoreError, Unreadable,
+};
 pub use feed::{Cursor, Feed};
 pub use flotilla_proto::storage::v1::Change;
 pub use members::{ChangeError, FormError};
 pub use metrics::Metrics;
 pub use options::{ENTRY_FORMAT, Options};
+pub use recover::{RecoverOptions, Recovered, recover};
 pub use replica::{Committed, Consistency, Replica, Status};
 pub use restore::{RestoreOptions, Restored, restore};
 pub use servers::{ServerState, ServerStatus};

@@ -168,7 +168,7 @@ impl Machine {
         Self { derived, snapshots, log, blocking, _running: running }
     }
 
-    fn apply_entry(&self, log_id: &LogId, payload: &Payload) -> io::Result<Outcomes> {
+    pub(crate) fn apply_entry(&self, log_id: &LogId, payload: &Payload) -> io::Result<Outcomes> {
         let started = Instant::now();
         let store = self.derived.store();
         let mut applied = store.applied();

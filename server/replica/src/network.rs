@@ -17,7 +17,7 @@ use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     alias::{SnapshotOf, VoteOf},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::RPCOption,
+    network::{Backoff, RPCOption},
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
         TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -35,6 +35,9 @@ use crate::{
 /// How long a follower may take to put entries on its disk before it is taken for gone. Connections
 /// notice a dead peer far sooner.
 const APPEND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pause before a peer that can't be reached is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes connections to peers.
 pub(crate) struct Peers {
@@ -134,6 +137,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             });
             Ok(answers.boxed())
         })
+    }
+
+    /// The same pause each time: a server that is back must be found at once.
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_PAUSE)))
     }
 
     async fn vote(

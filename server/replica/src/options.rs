@@ -117,8 +117,6 @@ impl Options {
             // log may go then.
             snapshot_policy: openraft::SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
-            // The pause before a peer that can't be reached is tried again.
-            backoff: "100ms".to_owned(),
             // The batcher bounds what is under way; these are far above it, and
             // openraft allots memory for all of them at the start.
             api_channel_size: Some(1024),

@@ -178,7 +178,7 @@ impl Beginning {
 }
 
 /// A directory that holds anything but an interrupted restore is left alone.
-fn refuse_content(data_dir: &Path) -> Result<(), RestoreError> {
+pub(crate) fn refuse_content(data_dir: &Path) -> Result<(), RestoreError> {
     let names = match fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         listed => listed.map_err(OpenError::io("list", data_dir))?,

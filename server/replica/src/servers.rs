@@ -68,6 +68,9 @@ impl Replica {
         if !nodes.iter().any(|(id, _)| *id == inner.cell.id) {
             nodes.push((inner.cell.id, inner.cell.address.clone()));
         }
+        // While one life of a server replaces another, the one that votes stands for both.
+        let replaced: Vec<ServerId> = nodes.iter().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect();
+        nodes.retain(|(id, _)| !(replaced.contains(id) && voters.iter().any(|voter| voter.server == id.server)));
         nodes.sort_unstable();
         let describe = |(id, address): (ServerId, String)| {
             let own = id == inner.cell.id;

@@ -4,7 +4,7 @@
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use flotilla_client::{CallError, SubscribeError};
-use flotilla_replica::{OpenError, RestoreError, Unreadable};
+use flotilla_replica::{OpenError, RecoverError, RestoreError, Unreadable};
 
 use super::{advice, import::ImportError, talk};
 use crate::{config::ConfigError, serve::ServeError};
@@ -149,6 +149,9 @@ pub enum Failure {
     /// A backup was not restored.
     #[error(transparent)]
     Restore(#[from] Box<RestoreError>),
+    /// A lost cell was not recovered.
+    #[error(transparent)]
+    Recover(#[from] Box<RecoverError>),
     /// A person stopped it.
     #[error("interrupted: {left}")]
     Interrupted {
@@ -200,6 +203,11 @@ impl Failure {
             Self::Config(ConfigError::Read { .. }) => IO,
             Self::Config(_) | Self::FileValue { .. } | Self::Argument { .. } | Self::NotOurs { .. } => USAGE,
             Self::Restore(error) => restore_code(error),
+            Self::Recover(error) => match &**error {
+                RecoverError::NoData { .. } => USAGE,
+                RecoverError::Restore(error) => restore_code(error),
+                _ => IO,
+            },
             Self::Exists { .. } => USAGE,
             Self::Interrupted { .. } => INTERRUPTED,
             Self::Cut { .. } => IO,

@@ -143,7 +143,7 @@ impl Log {
     }
 
     /// Entries of a range of indexes; those that don't exist are left out.
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+    pub(crate) fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut on_disk = Vec::new();
         {

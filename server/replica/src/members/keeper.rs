@@ -62,8 +62,9 @@ impl Members {
         let voters: BTreeSet<ServerId> = membership.voter_ids().collect();
         let nodes: BTreeMap<ServerId, Server> = membership.nodes().map(|(id, server)| (*id, server.clone())).collect();
         for (id, node) in &nodes {
-            let later_life =
-                nodes.keys().any(|other| other.server == id.server && other != id && self.is_reachable(*other));
+            let later_life = nodes.keys().any(|other| {
+                other.server == id.server && other.incarnation > id.incarnation && self.is_reachable(*other)
+            });
             if !voters.contains(id) {
                 if !node.learner && self.is_reachable(*id) && self.is_caught_up(*id) {
                     return self.promote(*id, voters).await;

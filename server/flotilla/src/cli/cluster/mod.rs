@@ -4,9 +4,11 @@
 //! * `add`, `remove`, `transfer`: change them; each change is one at a time, and never leaves the cell
 //!   without a majority.
 //! * `form`: begins a cell of which not all voters are there.
+//! * `recover`: makes a cell of one from what a lost one has left.
 
 mod add;
 mod form;
+mod recover;
 mod remove;
 mod status;
 mod transfer;
@@ -30,20 +32,28 @@ pub(super) enum Cluster {
     Transfer(transfer::Transfer),
     /// Form a new cell although not all of its voters are there
     Form(form::Form),
+    /// Make a cell of one from the data of a server whose cell is lost
+    Recover(recover::Recover),
 }
 
 impl Cluster {
     pub(super) async fn run(self, target: &Target, output: &mut Output) -> Result<(), Failure> {
-        if let Self::Add(add) = &self {
+        let this = match self {
+            // It calls no server.
+            Self::Recover(recover) => return recover.run(output),
+            this => this,
+        };
+        if let Self::Add(add) = &this {
             add.check()?;
         }
         let client = Client::connect(target).await?;
-        match self {
+        match this {
             Self::Status(status) => status.run(&client, output).await,
             Self::Add(add) => add.run(&client, target.timeout, output).await,
             Self::Remove(remove) => remove.run(&client).await,
             Self::Transfer(transfer) => transfer.run(&client, output).await,
             Self::Form(form) => form.run(&client, output).await,
+            Self::Recover(recover) => recover.run(output),
         }
     }
 }
