@@ -116,7 +116,8 @@ impl Forwarder {
             let (next_operations, next_bytes) = (next.what.operations(), next.what.bytes());
             let fits = operations + next_operations <= MESSAGE_OPERATIONS && bytes + next_bytes <= MESSAGE_BYTES;
             let same = message.first().is_none_or(|first| first.leader == next.leader);
-            if !message.is_empty() && !(fits && same) {
+            let goes_along = message.is_empty() || (fits && same);
+            if !goes_along {
                 break;
             }
             let Some(next) = queue.waiting.pop_front() else { break };

@@ -8,7 +8,8 @@ use flotilla_replica::peer::{Call, MAX_MESSAGE, Network, PeerError, Refusal};
 use crate::harness::{PATIENCE, Peer, agreeable, answer_to, introduction, network, secret};
 
 fn every_kind() -> Vec<Call> {
-    let transaction = peer::ProposedTransaction { transaction: vec![1; 3 << 20].into(), timeout_micros: 5 };
+    let transaction =
+        peer::ProposedTransaction { transaction: vec![1; 3 << 20].into(), timeout_micros: 5, check_id: String::new() };
     vec![
         Call::Vote(peer::VoteRequest { pre_vote: true, ..Default::default() }),
         Call::TransferLeader(peer::TransferLeaderRequest::default()),
@@ -58,7 +59,11 @@ async fn no_answer_within_the_time_of_the_call_is_a_time_out() {
 async fn a_call_that_is_too_large_is_refused_before_it_is_sent() {
     let host = agreeable();
     let peer = Peer::start(host.clone(), None).await;
-    let transaction = peer::ProposedTransaction { transaction: vec![1; MAX_MESSAGE].into(), timeout_micros: 5 };
+    let transaction = peer::ProposedTransaction {
+        transaction: vec![1; MAX_MESSAGE].into(),
+        timeout_micros: 5,
+        check_id: String::new(),
+    };
     let call = Call::Propose(peer::ProposeRequest { transactions: vec![transaction] });
     let error = network().call(&peer.addresses(), introduction(), call, PATIENCE).await.unwrap_err();
     assert!(matches!(error, PeerError::Refused { refusal: Refusal::Malformed, .. }), "{error:?}");

@@ -86,7 +86,11 @@ async fn a_message_that_is_too_large_is_refused() {
     let host = agreeable();
     let peer = Peer::start(host.clone(), None).await;
     let metadata = [("flotilla-peer-protocol", "1"), ("flotilla-peer-cell", "cell"), ("flotilla-peer-from", "1.1")];
-    let transaction = peer::ProposedTransaction { transaction: vec![0; MAX_MESSAGE].into(), timeout_micros: 1 };
+    let transaction = peer::ProposedTransaction {
+        transaction: vec![0; MAX_MESSAGE].into(),
+        timeout_micros: 1,
+        check_id: String::new(),
+    };
     let status = foreign(&peer, &metadata, peer::ProposeRequest { transactions: vec![transaction] }).await;
     assert_eq!(reason(&status), "PEER_MALFORMED");
     assert_eq!(peer.refused("malformed"), 1);

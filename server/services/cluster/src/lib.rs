@@ -56,7 +56,7 @@ impl Cluster {
     }
 
     fn server(&self, id: u64) -> Result<Server, Error> {
-        let found = self.replica.servers().into_iter().filter(|server| server.id.server == id).last();
+        let found = self.replica.servers().into_iter().find(|server| server.id.server == id);
         found.map(servers::message).ok_or_else(|| errors::not_found(id))
     }
 }
