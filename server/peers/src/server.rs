@@ -24,6 +24,9 @@ use crate::{
     tally::Tally,
 };
 
+/// Who could vote and append in a cell without a secret would own its data.
+const NO_SECRET: &str = "this server has no secret (cluster.secret_file), and without one it hears no other machine";
+
 /// The service `flotilla.peer.v1.PeerService`. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerServer {
@@ -66,7 +69,11 @@ impl Service<Request<Body>> for PeerServer {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let connection = request.extensions().get::<TcpConnectInfo>();
         let remote = connection.and_then(TcpConnectInfo::remote_addr).map(|address| address.ip());
-        let introduction = match metadata::read(request.headers(), self.secret.as_ref()) {
+        let read = match self.secret.is_none() && remote.is_some_and(|remote| !remote.to_canonical().is_loopback()) {
+            true => Err(Refused::new(Refusal::Secret, NO_SECRET)),
+            false => metadata::read(request.headers(), self.secret.as_ref()),
+        };
+        let introduction = match read {
             Ok(introduction) => introduction,
             Err(refused) => {
                 self.tally.refuse(&refused, remote, None);

@@ -6,6 +6,7 @@ use flotilla_proto::{
     peer::v1 as peer,
     storage::v1::{self as storage, command},
 };
+use futures::future::BoxFuture;
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -62,20 +63,25 @@ impl Replica {
     ///
     /// # Errors
     /// See [`CheckError`]; that another server doesn't answer is none.
-    pub async fn check_cell(&self, deadline: Instant) -> Result<(CheckReport, Vec<ServerCheck>), CheckError> {
-        self.check_running()?;
-        let id = ulid::Ulid::new().to_string();
-        self.commit_encoded(|| Forwarding::Check(id.clone()), false, deadline, None).await?;
-        let inner = self.inner();
-        let membership = inner.members.membership();
-        let others = membership.nodes().filter(|(other, _)| **other != inner.cell.id);
-        let others = others.map(|(other, server)| self.ask_for_report(*other, server.clone(), &id, deadline));
-        let (own, others) = tokio::join!(inner.derived.checks.wait(&id, deadline), join_all(others));
-        match own {
-            Some(Ok(report)) => Ok((report, others)),
-            Some(Err(error)) => Err(CheckError::Store(error)),
-            None => Err(ProposeError::DeadlineExpired { submitted: true }.into()),
-        }
+    pub fn check_cell<'a>(
+        &'a self,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<(CheckReport, Vec<ServerCheck>), CheckError>> {
+        Box::pin(async move {
+            self.check_running()?;
+            let id = ulid::Ulid::new().to_string();
+            self.commit_encoded(|| Forwarding::Check(id.clone()), false, deadline, None).await?;
+            let inner = self.inner();
+            let membership = inner.members.membership();
+            let others = membership.nodes().filter(|(other, _)| **other != inner.cell.id);
+            let others = others.map(|(other, server)| self.ask_for_report(*other, server.clone(), &id, deadline));
+            let (own, others) = tokio::join!(inner.derived.checks.wait(&id, deadline), join_all(others));
+            match own {
+                Some(Ok(report)) => Ok((report, others)),
+                Some(Err(error)) => Err(CheckError::Store(error)),
+                None => Err(ProposeError::DeadlineExpired { submitted: true }.into()),
+            }
+        })
     }
 
     /// Puts a check into this server's log, if it leads.

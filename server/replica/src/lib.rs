@@ -32,6 +32,9 @@
 //! * [`metrics`], [`sizes`], [`trace`]: how much, how large, and where a request is.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
+//! What takes time is a boxed future: its code, with all of openraft's, is then made once, here, and not
+//! again in every crate and test that waits for it.
+//!
 //! The only crate that names openraft. It reads no configuration and no
 //! environment: [`Options`] has everything.
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::storage::v1::Transaction;
+use futures::future::BoxFuture;
 use prost::Message;
 use tokio::time::Instant;
 use tracing::field::Empty;
@@ -29,8 +30,12 @@ impl Replica {
     ///
     /// # Errors
     /// See [`ProposeError`], which says of each whether anything happened.
-    pub async fn propose(&self, transaction: Transaction, deadline: Instant) -> Result<Committed, ProposeError> {
-        self.commit(transaction, deadline, None).await
+    pub fn propose<'a>(
+        &'a self,
+        transaction: Transaction,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Committed, ProposeError>> {
+        Box::pin(async move { self.commit(transaction, deadline, None).await })
     }
 
     /// The same for a request that may be traced: with a span `transaction`,
@@ -39,21 +44,23 @@ impl Replica {
     ///
     /// # Errors
     /// As [`Replica::propose`].
-    pub async fn propose_traced(
-        &self,
+    pub fn propose_traced<'a>(
+        &'a self,
         transaction: Transaction,
         deadline: Instant,
         trace: Option<Trace>,
-    ) -> Result<Committed, ProposeError> {
-        let Some(parent) = trace else { return self.commit(transaction, deadline, None).await };
-        let span = traced!(parent, "transaction", revision = Empty, outcome = Empty);
-        let traces = &self.inner().derived.traces;
-        let key = transaction.request.as_ref().map(|request| request.key.clone());
-        let expected = key.and_then(|key| traces.expect(key, span.trace()));
-        let committed = self.commit(transaction, deadline, Some(span.trace())).await;
-        drop(expected);
-        record_outcome(&span, &committed);
-        committed
+    ) -> BoxFuture<'a, Result<Committed, ProposeError>> {
+        Box::pin(async move {
+            let Some(parent) = trace else { return self.commit(transaction, deadline, None).await };
+            let span = traced!(parent, "transaction", revision = Empty, outcome = Empty);
+            let traces = &self.inner().derived.traces;
+            let key = transaction.request.as_ref().map(|request| request.key.clone());
+            let expected = key.and_then(|key| traces.expect(key, span.trace()));
+            let committed = self.commit(transaction, deadline, Some(span.trace())).await;
+            drop(expected);
+            record_outcome(&span, &committed);
+            committed
+        })
     }
 
     /// The span `transaction` of a traced request of this server, by the

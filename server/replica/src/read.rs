@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{Consistency, ReadError, Replica, propose::LEADER_WAIT};
@@ -11,13 +12,19 @@ impl Replica {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn read_barrier(&self, consistency: Consistency, deadline: Instant) -> Result<u64, ReadError> {
-        match consistency {
-            Consistency::Linearizable => self.until_current(deadline).await?,
-            Consistency::Local { max_lag: Some(max_lag) } => self.check_lag(max_lag)?,
-            Consistency::Local { max_lag: None } => {}
-        }
-        Ok(self.inner().derived.store().revision())
+    pub fn read_barrier<'a>(
+        &'a self,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<u64, ReadError>> {
+        Box::pin(async move {
+            match consistency {
+                Consistency::Linearizable => self.until_current(deadline).await?,
+                Consistency::Local { max_lag: Some(max_lag) } => self.check_lag(max_lag)?,
+                Consistency::Local { max_lag: None } => {}
+            }
+            Ok(self.inner().derived.store().revision())
+        })
     }
 
     /// How long ago this server certainly had everything that the cell had acknowledged; none if it

@@ -1,5 +1,6 @@
 //! The handle that everything above the log uses.
 
+use futures::future::BoxFuture;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -146,16 +147,18 @@ impl Replica {
     ///
     /// # Errors
     /// See [`OpenError`]. A directory that is refused is not changed.
-    pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let replica = Self::start(options).await?;
-        match replica.until_ready().await {
-            Ok(()) => Ok(replica),
-            Err(error) => {
-                // What it says matters more than what closing says.
-                let _ = replica.shutdown().await;
-                Err(error)
+    pub fn open(options: Options) -> BoxFuture<'static, Result<Self, OpenError>> {
+        Box::pin(async move {
+            let replica = Self::start(options).await?;
+            match replica.until_ready().await {
+                Ok(()) => Ok(replica),
+                Err(error) => {
+                    // What it says matters more than what closing says.
+                    let _ = replica.shutdown().await;
+                    Err(error)
+                }
             }
-        }
+        })
     }
 
     /// Opens a data directory, or begins an empty one. Its peers can reach it from now on; nothing can
@@ -163,74 +166,79 @@ impl Replica {
     ///
     /// # Errors
     /// See [`OpenError`]. A directory that is refused is not changed.
-    pub async fn start(options: Options) -> Result<Self, OpenError> {
-        let (options, opened) = match options.log_thread {
-            true => {
-                let opening = tokio::task::spawn_blocking(move || open::open(&options).map(|opened| (options, opened)));
-                opening.await.map_err(|error| OpenError::Raft { reason: format!("opening panicked: {error}") })??
-            }
-            false => {
-                let opened = open::open(&options)?;
-                (options, opened)
-            }
-        };
-        let writer = match options.log_thread {
-            true => WriterTask::Thread(log_thread(opened.writer)?),
-            false => WriterTask::Task(tokio::spawn(opened.writer.run())),
-        };
-        let (running, machine_gone) = oneshot::channel();
-        let (cell, log, derived, snapshots) = (opened.cell, opened.log, opened.derived, opened.snapshots);
-        let blocking = options.log_thread;
-        let machine = Machine::new(derived.clone(), snapshots.clone(), log.clone(), blocking, running);
-        let peers = Peers { cell: cell.clone() };
-        let raft = Raft::new(cell.id, options.raft()?, peers, opened.log_storage, machine);
-        let raft = raft.await.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
-        // openraft has cut the log behind a snapshot that came from a peer.
-        snapshots.log_is_cut().map_err(OpenError::io("tidy", options.data_dir.join("snapshots")))?;
+    pub fn start(options: Options) -> BoxFuture<'static, Result<Self, OpenError>> {
+        Box::pin(async move {
+            let (options, opened) = match options.log_thread {
+                true => {
+                    let opening =
+                        tokio::task::spawn_blocking(move || open::open(&options).map(|opened| (options, opened)));
+                    opening
+                        .await
+                        .map_err(|error| OpenError::Raft { reason: format!("opening panicked: {error}") })??
+                }
+                false => {
+                    let opened = open::open(&options)?;
+                    (options, opened)
+                }
+            };
+            let writer = match options.log_thread {
+                true => WriterTask::Thread(log_thread(opened.writer)?),
+                false => WriterTask::Task(tokio::spawn(opened.writer.run())),
+            };
+            let (running, machine_gone) = oneshot::channel();
+            let (cell, log, derived, snapshots) = (opened.cell, opened.log, opened.derived, opened.snapshots);
+            let blocking = options.log_thread;
+            let machine = Machine::new(derived.clone(), snapshots.clone(), log.clone(), blocking, running);
+            let peers = Peers { cell: cell.clone() };
+            let raft = Raft::new(cell.id, options.raft()?, peers, opened.log_storage, machine);
+            let raft = raft.await.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
+            // openraft has cut the log behind a snapshot that came from a peer.
+            snapshots.log_is_cut().map_err(OpenError::io("tidy", options.data_dir.join("snapshots")))?;
 
-        let metrics = derived.metrics.clone();
-        let (leadership, following) = Leadership::follow(&raft, cell.id, options.election);
-        let leadership = Arc::new(leadership);
-        let survey = Survey::new(cell.clone(), options.clock.clone());
-        let format = Arc::new(AtomicU32::new(match cell.is_alone() {
-            true => options.entry_format,
-            // Until every voter has said what it reads.
-            false => 1,
-        }));
-        let formats = (format.clone(), options.entry_format);
-        let members =
-            Members::new(cell.clone(), raft.clone(), log.clone(), leadership.clone(), survey.clone(), formats);
-        let (clock, waiting) = (options.clock.clone(), options.max_waiting);
-        let batcher = Batcher::new(raft.clone(), clock, metrics.clone(), log.clone(), waiting, format);
-        let forwarder = Forwarder::new(cell.clone(), leadership.clone(), metrics.clone(), waiting);
-        let read_index = ReadIndex::new(raft.clone(), cell.clone(), leadership.clone(), metrics);
-        let upkeep = Upkeep::start(&options, &raft, &leadership, &log, &derived, &snapshots, &batcher);
-        upkeep.add(following);
-        upkeep.add(survey.clone().run(raft.clone()));
-        let disk = upkeep.clone();
-        upkeep.add(members.clone().keep(move || disk.full_disk().is_some()));
-        let closing = Mutex::new(Some(Closing { lock: opened.lock, machine_gone, writer }));
-        let inner = Inner {
-            cell,
-            raft,
-            batcher,
-            forwarder,
-            read_index,
-            leadership,
-            survey,
-            members,
-            log,
-            derived,
-            snapshots,
-            backups: Arc::new(Semaphore::new(BACKUPS)),
-            installing: Arc::new(Semaphore::new(1)),
-            upkeep,
-            options,
-            ready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            closing,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+            let metrics = derived.metrics.clone();
+            let (leadership, following) = Leadership::follow(&raft, cell.id, options.election);
+            let leadership = Arc::new(leadership);
+            let survey = Survey::new(cell.clone(), options.clock.clone());
+            let format = Arc::new(AtomicU32::new(match cell.is_alone() {
+                true => options.entry_format,
+                // Until every voter has said what it reads.
+                false => 1,
+            }));
+            let formats = (format.clone(), options.entry_format);
+            let members =
+                Members::new(cell.clone(), raft.clone(), log.clone(), leadership.clone(), survey.clone(), formats);
+            let (clock, waiting) = (options.clock.clone(), options.max_waiting);
+            let batcher = Batcher::new(raft.clone(), clock, metrics.clone(), log.clone(), waiting, format);
+            let forwarder = Forwarder::new(cell.clone(), leadership.clone(), metrics.clone(), waiting);
+            let read_index = ReadIndex::new(raft.clone(), cell.clone(), leadership.clone(), metrics);
+            let upkeep = Upkeep::start(&options, &raft, &leadership, &log, &derived, &snapshots, &batcher);
+            upkeep.add(following);
+            upkeep.add(survey.clone().run(raft.clone()));
+            let disk = upkeep.clone();
+            upkeep.add(members.clone().keep(move || disk.full_disk().is_some()));
+            let closing = Mutex::new(Some(Closing { lock: opened.lock, machine_gone, writer }));
+            let inner = Inner {
+                cell,
+                raft,
+                batcher,
+                forwarder,
+                read_index,
+                leadership,
+                survey,
+                members,
+                log,
+                derived,
+                snapshots,
+                backups: Arc::new(Semaphore::new(BACKUPS)),
+                installing: Arc::new(Semaphore::new(1)),
+                upkeep,
+                options,
+                ready: AtomicBool::new(false),
+                draining: AtomicBool::new(false),
+                closing,
+            };
+            Ok(Self { inner: Arc::new(inner) })
+        })
     }
 
     /// The rows. Call [`Replica::read_barrier`] first.
@@ -309,12 +317,14 @@ impl Replica {
 
     /// Prepares for the end: hands leadership over if this server leads, and leaves the cell if config
     /// counts it among the learners. Requests go on. Bounded; that it failed changes nothing.
-    pub async fn leave(&self, deadline: Instant) {
-        self.inner.draining.store(true, Ordering::Release);
-        if self.inner.upkeep.is_stopped() {
-            return;
-        }
-        let _ = tokio::time::timeout_at(deadline, self.inner.members.leave_in_peace(deadline)).await;
+    pub fn leave<'a>(&'a self, deadline: Instant) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.inner.draining.store(true, Ordering::Release);
+            if self.inner.upkeep.is_stopped() {
+                return;
+            }
+            let _ = tokio::time::timeout_at(deadline, self.inner.members.leave_in_peace(deadline)).await;
+        })
     }
 
     /// Stops: no new transactions, what is in the log is applied, the store is
@@ -322,51 +332,53 @@ impl Replica {
     ///
     /// # Errors
     /// If the disk refused; the data is safe in the log all the same.
-    pub async fn shutdown(&self) -> Result<(), OpenError> {
-        let closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(closing) = closing else { return Ok(()) };
-        self.inner.upkeep.stop();
-        self.inner.derived.stopping.store(true, Ordering::Release);
-        self.inner.derived.published.send_modify(|published| published.closed = true);
-        // An error here is that Raft had stopped before.
-        let _ = self.inner.raft.shutdown().await;
-        // The machine is dropped when nothing is applied any more.
-        let still_applying = tokio::time::timeout(STOP_TIMEOUT, closing.machine_gone).await.is_err();
-        // Scans end at their next rows; after this none touches the directory.
-        let scans = self.inner.derived.scans.acquire_many(SCANS as u32);
-        let still_applying = tokio::time::timeout(STOP_TIMEOUT, scans).await.is_err() || still_applying;
-        let derived = self.inner.derived.clone();
-        let flush = move || -> Result<u64, OpenError> {
-            derived.changes.sync().map_err(OpenError::io("sync", "changes"))?;
-            let store = derived.store();
-            store.flush()?;
-            Ok(store.revision())
-        };
-        let revision = match self.inner.options.log_thread {
-            true => tokio::task::spawn_blocking(flush)
-                .await
-                .map_err(|_| OpenError::NotCaughtUp { waited: STOP_TIMEOUT })??,
-            false => flush()?,
-        };
-        if still_applying || self.inner.derived.diverged.load(Ordering::Acquire) {
-            // Not a clean stop: the next start checks every row.
-            return Err(OpenError::NotClean);
-        }
-        let marker = self.inner.options.data_dir.join(open::CLEAN);
-        let text = format!("{revision}\n");
-        disk::replace_file(self.inner.options.disk.as_ref(), &marker, text.as_bytes())
-            .map_err(OpenError::io("write", &marker))?;
-        match closing.writer {
-            // It ends with its queue, which Raft held. Only then may another
-            // process have the directory.
-            WriterTask::Thread(thread) => {
-                let ended = tokio::task::spawn_blocking(move || thread.join());
-                let _ = tokio::time::timeout(STOP_TIMEOUT, ended).await;
+    pub fn shutdown<'a>(&'a self) -> BoxFuture<'a, Result<(), OpenError>> {
+        Box::pin(async move {
+            let closing = self.inner.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(closing) = closing else { return Ok(()) };
+            self.inner.upkeep.stop();
+            self.inner.derived.stopping.store(true, Ordering::Release);
+            self.inner.derived.published.send_modify(|published| published.closed = true);
+            // An error here is that Raft had stopped before.
+            let _ = self.inner.raft.shutdown().await;
+            // The machine is dropped when nothing is applied any more.
+            let still_applying = tokio::time::timeout(STOP_TIMEOUT, closing.machine_gone).await.is_err();
+            // Scans end at their next rows; after this none touches the directory.
+            let scans = self.inner.derived.scans.acquire_many(SCANS as u32);
+            let still_applying = tokio::time::timeout(STOP_TIMEOUT, scans).await.is_err() || still_applying;
+            let derived = self.inner.derived.clone();
+            let flush = move || -> Result<u64, OpenError> {
+                derived.changes.sync().map_err(OpenError::io("sync", "changes"))?;
+                let store = derived.store();
+                store.flush()?;
+                Ok(store.revision())
+            };
+            let revision = match self.inner.options.log_thread {
+                true => tokio::task::spawn_blocking(flush)
+                    .await
+                    .map_err(|_| OpenError::NotCaughtUp { waited: STOP_TIMEOUT })??,
+                false => flush()?,
+            };
+            if still_applying || self.inner.derived.diverged.load(Ordering::Acquire) {
+                // Not a clean stop: the next start checks every row.
+                return Err(OpenError::NotClean);
             }
-            WriterTask::Task(task) => task.abort(),
-        }
-        drop(closing.lock);
-        Ok(())
+            let marker = self.inner.options.data_dir.join(open::CLEAN);
+            let text = format!("{revision}\n");
+            disk::replace_file(self.inner.options.disk.as_ref(), &marker, text.as_bytes())
+                .map_err(OpenError::io("write", &marker))?;
+            match closing.writer {
+                // It ends with its queue, which Raft held. Only then may another
+                // process have the directory.
+                WriterTask::Thread(thread) => {
+                    let ended = tokio::task::spawn_blocking(move || thread.join());
+                    let _ = tokio::time::timeout(STOP_TIMEOUT, ended).await;
+                }
+                WriterTask::Task(task) => task.abort(),
+            }
+            drop(closing.lock);
+            Ok(())
+        })
     }
 
     pub(crate) fn inner(&self) -> &Inner {

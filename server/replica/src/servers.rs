@@ -1,5 +1,6 @@
 //! The servers of the cell and how they do, as this one knows it.
 
+use futures::future::BoxFuture;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use flotilla_proto::peer::v1::{self as peer, change_request::Change};
@@ -117,12 +118,14 @@ impl Replica {
     }
 
     /// Returns when another server leads than the one that led when this was called.
-    pub async fn until_leader_changes(&self) {
-        let leadership = &self.inner().leadership;
-        let current = leadership.current();
-        let mut known = leadership.watch();
-        // It never ends before this server does.
-        let _ = known.wait_for(|leader| *leader != current).await;
+    pub fn until_leader_changes<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let leadership = &self.inner().leadership;
+            let current = leadership.current();
+            let mut known = leadership.watch();
+            // It never ends before this server does.
+            let _ = known.wait_for(|leader| *leader != current).await;
+        })
     }
 
     /// How this server is.
@@ -144,35 +147,45 @@ impl Replica {
     ///
     /// # Errors
     /// See [`ChangeError`]; so for those below.
-    pub async fn add_server(
-        &self,
+    pub fn add_server<'a>(
+        &'a self,
         server: u64,
-        address: &str,
+        address: &'a str,
         learner: bool,
         deadline: Instant,
-    ) -> Result<ServerId, ChangeError> {
-        let add = Change::Add(peer::AddServer { server, address: address.to_owned(), learner });
-        let changed = self.inner().members.request(add, deadline).await?;
-        Ok(server_id_from_storage(changed.id))
+    ) -> BoxFuture<'a, Result<ServerId, ChangeError>> {
+        Box::pin(async move {
+            let add = Change::Add(peer::AddServer { server, address: address.to_owned(), learner });
+            let changed = self.inner().members.request(add, deadline).await?;
+            Ok(server_id_from_storage(changed.id))
+        })
     }
 
     /// Removes a server from the cell.
-    pub async fn remove_server(&self, server: u64, deadline: Instant) -> Result<(), ChangeError> {
-        self.inner().members.request(Change::Remove(peer::RemoveServer { server }), deadline).await.map(drop)
+    pub fn remove_server<'a>(&'a self, server: u64, deadline: Instant) -> BoxFuture<'a, Result<(), ChangeError>> {
+        Box::pin(async move {
+            self.inner().members.request(Change::Remove(peer::RemoveServer { server }), deadline).await.map(drop)
+        })
     }
 
     /// Hands leadership to a voter, and returns the term in which it leads.
-    pub async fn transfer_leadership(&self, server: u64, deadline: Instant) -> Result<u64, ChangeError> {
-        let transfer = Change::Transfer(peer::Transfer { server });
-        Ok(self.inner().members.request(transfer, deadline).await?.term)
+    pub fn transfer_leadership<'a>(
+        &'a self,
+        server: u64,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<u64, ChangeError>> {
+        Box::pin(async move {
+            let transfer = Change::Transfer(peer::Transfer { server });
+            Ok(self.inner().members.request(transfer, deadline).await?.term)
+        })
     }
 
     /// Forms the cell without some of its configured voters, and returns history and voters.
     ///
     /// # Errors
     /// See [`FormError`].
-    pub async fn form(&self, without: &[u64]) -> Result<(String, Vec<u64>), FormError> {
-        self.inner().members.form(without).await
+    pub fn form<'a>(&'a self, without: &'a [u64]) -> BoxFuture<'a, Result<(String, Vec<u64>), FormError>> {
+        Box::pin(async move { self.inner().members.form(without).await })
     }
 }
 

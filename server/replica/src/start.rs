@@ -1,5 +1,6 @@
 //! From a replica that runs to one that can be read and written.
 
+use futures::future::BoxFuture;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use openraft::{RaftMetrics, metrics::WaitError};
@@ -19,25 +20,27 @@ impl Replica {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn until_ready(&self) -> Result<(), OpenError> {
-        let inner = self.inner();
-        if inner.cell.is_alone() && inner.log.last().is_none() {
-            self.form_alone().await?;
-        } else if inner.log.last().is_none() {
-            inner.members.form_or_join().await?;
-        } else {
-            inner.members.refuse_twin().await?;
-        }
-        if inner.raft.voter_ids().eq([inner.cell.id]) {
-            // It need not wait for a leader that can't come.
-            let elected = inner.raft.trigger().elect(false).await;
-            elected.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
-        }
-        self.apply_own_log().await?;
-        self.catch_up_with_cell().await?;
-        inner.derived.caught_up.store(true, Ordering::Release);
-        inner.ready.store(true, Ordering::Release);
-        Ok(())
+    pub fn until_ready<'a>(&'a self) -> BoxFuture<'a, Result<(), OpenError>> {
+        Box::pin(async move {
+            let inner = self.inner();
+            if inner.cell.is_alone() && inner.log.last().is_none() {
+                self.form_alone().await?;
+            } else if inner.log.last().is_none() {
+                inner.members.form_or_join().await?;
+            } else {
+                inner.members.refuse_twin().await?;
+            }
+            if inner.raft.voter_ids().eq([inner.cell.id]) {
+                // It need not wait for a leader that can't come.
+                let elected = inner.raft.trigger().elect(false).await;
+                elected.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
+            }
+            self.apply_own_log().await?;
+            self.catch_up_with_cell().await?;
+            inner.derived.caught_up.store(true, Ordering::Release);
+            inner.ready.store(true, Ordering::Release);
+            Ok(())
+        })
     }
 
     /// Whether [`Replica::until_ready`] has returned.
@@ -93,10 +96,10 @@ impl Replica {
                 },
                 Err(_) => self.check_progress(Instant::now())?,
             }
+            self.look_for_removal().await?;
             if told.elapsed() >= TELL {
                 told = Instant::now();
                 tracing::info!("waiting for a leader: a majority of the cell's voters must run and reach each other");
-                self.look_for_removal().await?;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ended, PATIENCE, Process, directory, flotilla, until};
+use crate::harness::{Ended, PATIENCE, Process, Server, directory, flotilla, until};
 
 /// A `flotilla dev` of three servers, on ports that are free.
 struct Dev {
@@ -119,4 +119,65 @@ fn a_cell_of_one_with_data_grows_to_three() {
     let dev = Dev::start(dir.path(), 3);
     until("three vote", || dev.voters(3) == 3);
     assert!(dev.call(3, &["users", "list"]).stdout.contains("ada@example.org"));
+}
+
+#[test]
+fn a_wiped_server_comes_back_as_a_new_life_and_votes() {
+    let dir = directory();
+    let dev = Dev::start(dir.path(), 3);
+    until("three vote", || dev.voters(1) == 3);
+    assert_eq!(dev.call(1, &["users", "create", "--email", "ada@example.org"]).code, Some(0));
+    let wiped = dev.leader(1).unwrap();
+    let other = wiped % 3 + 1;
+    let life = |asked| {
+        let found = dev.cell(asked).into_iter().find(|server| server["id"] == wiped.to_string().as_str());
+        found.map(|server| server["incarnation"].clone())
+    };
+    let former = life(other).unwrap();
+    assert_eq!(act(dir.path(), &["kill", &wiped.to_string()]).code, Some(0));
+    std::fs::remove_dir_all(dir.path().join("data").join(wiped.to_string())).unwrap();
+    assert_eq!(act(dir.path(), &["start", &wiped.to_string()]).code, Some(0));
+    until("its new life votes", || dev.voters(other) == 3 && life(other).is_some_and(|life| life != former));
+    assert!(dev.call(wiped, &["users", "list"]).stdout.contains("ada@example.org"));
+    let checked = dev.call(other, &["check"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+}
+
+#[test]
+fn a_leader_that_is_removed_hands_over_first() {
+    let dir = directory();
+    let dev = Dev::start(dir.path(), 3);
+    until("three vote", || dev.voters(1) == 3);
+    let leader = dev.leader(1).unwrap();
+    let other = leader % 3 + 1;
+    let removed = dev.call(other, &["cluster", "remove", &leader.to_string()]);
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    assert_eq!(dev.voters(other), 2);
+    assert_ne!(dev.leader(other), Some(leader));
+    let written = dev.call(other, &["users", "create", "--email", "ada@example.org"]);
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    let nobody = dev.call(other, &["cluster", "remove", "9"]);
+    assert!(nobody.stderr.contains("SERVER_NOT_FOUND"), "{}", nobody.stderr);
+}
+
+#[test]
+fn a_lost_majority_is_recovered_from_what_one_server_has_left() {
+    let dir = directory();
+    let mut dev = Dev::start(dir.path(), 3);
+    until("three vote", || dev.voters(3) == 3);
+    assert_eq!(dev.call(3, &["users", "create", "--email", "ada@example.org"]).code, Some(0));
+    dev.process.signal(Signal::INT);
+    assert_eq!(dev.process.wait().code(), Some(0));
+
+    let (left, new) = (dir.path().join("data/3"), dir.path().join("new"));
+    let recover = || {
+        let mut command = flotilla(&["cluster", "recover", "--from"]);
+        Ended::of(command.arg(&left).arg("--data-dir").arg(&new))
+    };
+    let recovered = recover();
+    assert_eq!(recovered.code, Some(0), "{}", recovered.stderr);
+    let server = Server::start_with(&new, &["--listen", "127.0.0.1:0", "--set", "cluster.id=3"]);
+    assert!(server.run(&["users", "list"]).stdout.contains("ada@example.org"));
+    let again = recover();
+    assert_eq!(again.code, Some(64), "{}", again.stderr);
 }
