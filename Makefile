@@ -8,7 +8,7 @@ help:
 	@infra/bin/help Makefile
 
 ##@ Work on it
-dev: ## build and start one server with all services; FRESH=1 for new data, Ctrl-C stops it
+dev: ## build and start a cell of three servers with all services; SERVERS=1 for one, FRESH=1 for new data, Ctrl-C stops it
 	@infra/bin/dev
 fmt: ## format all Rust code
 	@cargo fmt --all

@@ -166,6 +166,9 @@ pub struct ProposedTransaction {
     /// How much longer its client waits, in microseconds.
     #[prost(uint64, tag = "2")]
     pub timeout_micros: u64,
+    /// If not empty, this asks for a Check with this id instead of a transaction.
+    #[prost(string, tag = "3")]
+    pub check_id: ::prost::alloc::string::String,
 }
 /// What became of forwarded transactions.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -376,6 +379,9 @@ pub struct DescribeResponse {
     /// The newest format of log entries that it reads. A leader writes what every voter reads.
     #[prost(uint32, tag = "18")]
     pub entry_format: u32,
+    /// Too little room is left on its disk.
+    #[prost(bool, tag = "19")]
+    pub disk_full: bool,
 }
 /// A change of the members.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -499,6 +505,9 @@ pub struct ChangeRefusal {
     /// See `voters`.
     #[prost(uint64, tag = "4")]
     pub reachable: u64,
+    /// Which server, where that is the reason.
+    #[prost(uint64, tag = "5")]
+    pub server: u64,
 }
 /// Nested message and enum types in `ChangeRefusal`.
 pub mod change_refusal {

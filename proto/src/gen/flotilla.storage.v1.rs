@@ -155,6 +155,10 @@ pub struct Command {
     /// The time of the state machine is the larger of this and its own.
     #[prost(uint64, tag = "1")]
     pub time: u64,
+    /// The format of what is asked for; 0 stands for 1. A server stops at an entry whose format it
+    /// doesn't know, so a leader writes what every voter knows.
+    #[prost(uint32, tag = "5")]
+    pub format: u32,
     /// What to do. None: only time moves.
     #[prost(oneof = "command::Kind", tags = "2, 3, 4")]
     pub kind: ::core::option::Option<command::Kind>,
@@ -316,6 +320,9 @@ pub struct Server {
     /// Where its peers reach it, "host:port".
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
+    /// It is a learner for good, and not made a voter when it has caught up.
+    #[prost(bool, tag = "3")]
+    pub learner: bool,
 }
 /// A vote, kept in the log like everything else that must survive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -81,6 +81,7 @@ methods!(ThreadsServiceClient {
 });
 
 methods!(ClusterServiceClient {
+    cluster::FormCellRequest => form_cell -> cluster::FormCellResponse, changes;
     cluster::GetServersRequest => get_servers -> cluster::GetServersResponse;
     cluster::AddServerRequest => add_server -> cluster::Server, changes;
     cluster::RemoveServerRequest => remove_server -> (), changes;

@@ -18,6 +18,9 @@ pub const USER: &str = "flotilla-user";
 pub const DEVICE: &str = "flotilla-device";
 /// Metadata: `linearizable` (the default) or `local`.
 pub const CONSISTENCY: &str = "flotilla-consistency";
+/// Metadata: how far behind a server may be that is read locally, such as `500ms` or `5s`. Alone it
+/// means `local`.
+pub const MAX_LAG: &str = "flotilla-max-lag";
 
 const TIMEOUT: &str = "grpc-timeout";
 /// How long a call without a deadline may take.
@@ -140,10 +143,21 @@ fn name(metadata: &MetadataMap, key: &'static str) -> Result<String, FieldViolat
 }
 
 fn consistency(metadata: &MetadataMap) -> Result<Consistency, FieldViolation> {
-    match text(metadata, CONSISTENCY)? {
-        "" | "linearizable" => Ok(Consistency::Linearizable),
-        "local" => Ok(Consistency::Local),
-        other => Err(FieldViolation::new(CONSISTENCY, format!("is {other:?}; it can be linearizable or local"))),
+    let max_lag = match text(metadata, MAX_LAG)? {
+        "" => None,
+        lag => {
+            let parsed = humantime::parse_duration(lag);
+            let wrong = |_| FieldViolation::new(MAX_LAG, format!("is {lag:?}; it must look like 500ms or 5s"));
+            Some(parsed.map_err(wrong)?)
+        }
+    };
+    match (text(metadata, CONSISTENCY)?, max_lag) {
+        ("" | "linearizable", None) => Ok(Consistency::Linearizable),
+        ("" | "local", max_lag) => Ok(Consistency::Local { max_lag }),
+        ("linearizable", Some(_)) => {
+            Err(FieldViolation::new(MAX_LAG, format!("has no meaning where {CONSISTENCY} is linearizable")))
+        }
+        (other, _) => Err(FieldViolation::new(CONSISTENCY, format!("is {other:?}; it can be linearizable or local"))),
     }
 }
 
@@ -198,7 +212,8 @@ mod tests {
     fn the_caller_and_its_wishes_are_read_from_metadata() {
         let call = call(&[(USER, "ada"), (DEVICE, "phone"), (CONSISTENCY, "local"), (TIMEOUT, "99999999H")]);
         let call = call.expect("a call");
-        assert_eq!((call.user(), call.device(), call.consistency()), ("ada", "phone", Consistency::Local));
+        let local = Consistency::Local { max_lag: None };
+        assert_eq!((call.user(), call.device(), call.consistency()), ("ada", "phone", local));
         assert!(call.deadline() - Instant::now() <= MAX_TIMEOUT);
     }
 
@@ -217,6 +232,14 @@ mod tests {
         for malformed in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5é"] {
             assert_eq!(timeout(malformed), None, "{malformed}");
         }
+    }
+
+    #[test]
+    fn a_bound_on_staleness_means_a_local_read() {
+        let call = call(&[(MAX_LAG, "500ms")]).expect("a call");
+        assert_eq!(call.consistency(), Consistency::Local { max_lag: Some(Duration::from_millis(500)) });
+        assert_eq!(refused_field(&[(MAX_LAG, "soon")]), MAX_LAG);
+        assert_eq!(refused_field(&[(MAX_LAG, "1s"), (CONSISTENCY, "linearizable")]), MAX_LAG);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub struct Context {
 
 struct Inner {
     replica: Replica,
+    history: Arc<str>,
     space: Space,
     server: MetadataValue<Ascii>,
     shutdown: watch::Receiver<bool>,
@@ -40,7 +41,8 @@ impl Context {
     /// to stop; `services` are those of the same server, this one included.
     pub fn new(replica: Replica, definition: &Definition, shutdown: watch::Receiver<bool>, services: Local) -> Self {
         let server = MetadataValue::from(replica.status().server);
-        let inner = Inner { replica, space: definition.space, server, shutdown, services };
+        let history = replica.history();
+        let inner = Inner { replica, history, space: definition.space, server, shutdown, services };
         Self { inner: Arc::new(inner), metrics: MetricsRegistry::default() }
     }
 
@@ -83,13 +85,14 @@ impl Context {
     /// the feed, and so knows what it has not seen yet.
     pub fn rows(&self) -> View {
         let store = self.inner.replica.store();
-        View::new(store.clone(), self.inner.space, store.revision())
+        let revision = store.revision();
+        View::new(store, self.inner.space, revision)
     }
 
     async fn view(&self, call: &Call, consistency: Consistency) -> Result<View, Error> {
         call.check_deadline()?;
         let revision = self.inner.replica.read_barrier(consistency, call.deadline()).await?;
-        Ok(View::new(self.inner.replica.store().clone(), self.inner.space, revision))
+        Ok(View::new(self.inner.replica.store(), self.inner.space, revision))
     }
 
     /// Starts a transaction in the service's space.
@@ -152,7 +155,7 @@ impl Context {
     /// # Errors
     /// As [`Page::new`].
     pub fn page(&self, call: &Call, filters: &[&str], size: i32, token: &str) -> Result<Page, Error> {
-        Page::new(self.inner.replica.history(), call.method(), filters, size, token)
+        Page::new(self.history(), call.method(), filters, size, token)
     }
 
     /// An answer, with the revision that it shows and this server's id.
@@ -174,7 +177,7 @@ impl Context {
 
     /// The history that cursors and page tokens count in.
     pub fn history(&self) -> &str {
-        self.inner.replica.history()
+        &self.inner.history
     }
 
     /// This server's id in its cell.
@@ -193,7 +196,7 @@ impl Context {
     /// Where the feed stands now.
     pub fn cursor(&self) -> feed::Cursor {
         let revision = self.inner.replica.store().revision();
-        feed::Cursor { history: self.inner.replica.history().to_owned(), revision, index: 0 }
+        feed::Cursor { history: self.history().to_owned(), revision, index: 0 }
     }
 
     /// The span of the transaction that made a revision, if it was a traced

@@ -1,7 +1,7 @@
 //! What can go wrong, in the words of the services. Nothing here knows the
 //! transport: [`crate::status`] says how an error travels.
 
-use std::{error::Error as StdError, fmt::Display};
+use std::{error::Error as StdError, fmt::Display, time::Duration};
 
 use flotilla_proto::errors::v1::Reason;
 use flotilla_replica::{FeedError, ProposeError, ReadError};
@@ -100,6 +100,17 @@ pub enum Error {
     /// Nobody leads the cell.
     #[error("the cell has no leader at the moment: try again")]
     NoLeader,
+    /// This server is further behind than the call allows.
+    #[error(
+        "this server {}, and the call allows {max_lag:?}: try another server, or read without flotilla-max-lag",
+        behind(.lag)
+    )]
+    TooStale {
+        /// How far it is behind at most; none: unknown.
+        lag: Option<Duration>,
+        /// What the call allows.
+        max_lag: Duration,
+    },
     /// This server can't write its log any more.
     #[error(
         "this server's log failed, and it acknowledges nothing until it is restarted: try another server ({reason})"
@@ -167,6 +178,7 @@ impl Error {
             Self::DeadlineExpired => Reason::DeadlineExpired,
             Self::OutcomeUnknown => return None,
             Self::NoLeader => Reason::NoLeader,
+            Self::TooStale { .. } => Reason::TooStale,
             Self::LogFailed { .. } => Reason::LogFailed,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,
@@ -184,6 +196,7 @@ impl Error {
             Self::BelowFloor { floor, .. } => vec![("floor", floor.to_string())],
             Self::HistoryChanged { ours } => vec![("history", ours.clone())],
             Self::RevisionInFuture { last, .. } => vec![("revision", last.to_string())],
+            Self::TooStale { lag: Some(lag), .. } => vec![("lag_ms", lag.as_millis().to_string())],
             _ => Vec::new(),
         }
     }
@@ -214,7 +227,8 @@ impl From<ProposeError> for Error {
             ProposeError::Invalid(invalid) => invalid.into(),
             ProposeError::DiskFull { free, required } => Self::DiskFull { free, required },
             ProposeError::Overloaded { waiting } => Self::Overloaded { waiting },
-            ProposeError::NoLeader => Self::NoLeader,
+            ProposeError::NoLeader | ProposeError::LeaderLost => Self::NoLeader,
+            ProposeError::Refused { reason } => Self::internal(reason),
             ProposeError::DeadlineExpired { submitted: false } => Self::DeadlineExpired,
             ProposeError::DeadlineExpired { submitted: true } => Self::OutcomeUnknown,
             ProposeError::LogFailed { reason } => Self::LogFailed { reason },
@@ -244,6 +258,7 @@ impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::NoLeader => Self::NoLeader,
+            ReadError::TooStale { lag, max_lag } => Self::TooStale { lag, max_lag },
             ReadError::DeadlineExpired => Self::DeadlineExpired,
             ReadError::Store(error) => Self::internal(error),
             ReadError::LogFailed { reason } => Self::LogFailed { reason },
@@ -267,5 +282,12 @@ impl From<FeedError> for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::internal(error)
+    }
+}
+
+fn behind(lag: &Option<Duration>) -> String {
+    match lag {
+        Some(lag) => format!("may be {lag:?} behind"),
+        None => "has not heard of a leader yet".to_owned(),
     }
 }

@@ -113,8 +113,8 @@ impl BackupPlace {
             derived: inner.derived.clone(),
             disk: inner.options.disk.clone(),
             directory: inner.options.data_dir.join("snapshots"),
-            cell: inner.identity.cell.clone(),
-            history: inner.history.to_string(),
+            cell: inner.cell.name.clone(),
+            history: inner.cell.history().to_string(),
             reserve: reserve(inner.options.min_free_bytes),
             cancelled: cancelled.0.clone(),
         };

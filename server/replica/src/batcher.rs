@@ -9,14 +9,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use flotilla_proto::storage::v1::{self as storage, Transaction, command};
+use flotilla_proto::storage::v1::{self as storage, command};
 use futures::FutureExt;
-use openraft::raft::ClientWriteResult;
+use openraft::{errors::ClientWriteError, raft::ClientWriteResult};
 use prost::Message;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -65,6 +68,8 @@ pub(crate) struct Batcher {
     metrics: Metrics,
     log: Arc<Log>,
     max_waiting: usize,
+    /// The format of entries that every voter reads.
+    format: Arc<AtomicU32>,
     queue: Mutex<Queue>,
 }
 
@@ -129,20 +134,21 @@ impl Batcher {
         metrics: Metrics,
         log: Arc<Log>,
         max_waiting: usize,
+        format: Arc<AtomicU32>,
     ) -> Arc<Self> {
-        Arc::new(Self { raft, clock, metrics, log, max_waiting, queue: Mutex::default() })
+        Arc::new(Self { raft, clock, metrics, log, max_waiting, format, queue: Mutex::default() })
     }
 
-    /// Puts a transaction into the queue, and sees to it that it goes.
+    /// Puts an encoded transaction of so many operations into the queue, and sees to it that it goes.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        transaction: &Transaction,
+        encoded: Bytes,
+        operations: usize,
         deadline: Instant,
         trace: Option<Trace>,
     ) -> Result<oneshot::Receiver<Result<Committed, ProposeError>>, ProposeError> {
         let (answer, answered) = oneshot::channel();
-        let encoded = Bytes::from(transaction.encode_to_vec());
-        let operations = transaction.operations.len().max(1);
+        let operations = operations.max(1);
         let stage = trace.map(|transaction| Box::new(Stage { transaction, _span: traced!(transaction, "queue") }));
         {
             let mut queue = self.queue();
@@ -227,7 +233,15 @@ impl Batcher {
         let fsync = |transaction| Stage { transaction, _span: traced!(transaction, "fsync", transactions = count) };
         let stages = traces.into_iter().map(fsync).collect();
         let kind = command::Kind::Batch(storage::Batch { transactions });
-        Some((encode(self.clock.now(), kind), answers, stages))
+        Some((self.encode(kind), answers, stages))
+    }
+
+    /// A command as it goes into the log.
+    pub(crate) fn encode(&self, kind: command::Kind) -> Command {
+        let (time, format) = (self.clock.now(), self.format.load(Ordering::Acquire));
+        // The first format was written without its number.
+        let format = if format == 1 { 0 } else { format };
+        Command(storage::Command { time, kind: Some(kind), format }.encode_to_vec().into())
     }
 
     fn tell(&self, outcome: Outcome) -> Result<Committed, ProposeError> {
@@ -287,9 +301,14 @@ impl Waiter<WriteResult> for UnderWay {
                     let _ = answer.send(self.batcher.tell(outcome));
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                let error = match error {
+                    // It never entered the log.
+                    ClientWriteError::ForwardToLeader(_) => ProposeError::NoLeader,
+                    _ => ProposeError::LeaderLost,
+                };
                 for answer in answers {
-                    let _ = answer.send(Err(ProposeError::NoLeader));
+                    let _ = answer.send(Err(error.clone()));
                 }
             }
         }
@@ -331,9 +350,4 @@ impl Drop for UnderWay {
         // Their receivers learn from it that Raft has stopped.
         drop(waiting);
     }
-}
-
-/// A command as it goes into the log.
-pub(crate) fn encode(time: u64, kind: command::Kind) -> Command {
-    Command(storage::Command { time, kind: Some(kind) }.encode_to_vec().into())
 }

@@ -1,7 +1,7 @@
 //! What can go wrong, in the words of the log and the store. The transport's
 //! codes are given in one table, in `flotilla-kit`.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use flotilla_store::{InvalidTransaction, StoreError};
 
@@ -37,6 +37,16 @@ pub enum ProposeError {
     /// No leader became known within the deadline. Nothing happened.
     #[error("the cell has no leader")]
     NoLeader,
+    /// Leadership was lost on the way. The transaction may or may not have happened; only a retry with
+    /// the same request id tells.
+    #[error("the cell's leader was lost while the transaction was on its way")]
+    LeaderLost,
+    /// Another server refused it for a reason that this one doesn't know. Nothing happened.
+    #[error("the leader refused the transaction: {reason}")]
+    Refused {
+        /// What it said.
+        reason: String,
+    },
     /// The deadline passed. Before `submitted`, nothing happened; after it,
     /// the transaction may still happen, and only a retry with the same
     /// request id tells.
@@ -69,6 +79,14 @@ pub enum ReadError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// This server is further behind than the read allows.
+    #[error("this server {}, and the read allows {max_lag:?}", behind(.lag))]
+    TooStale {
+        /// How far it is behind at most; none: unknown.
+        lag: Option<Duration>,
+        /// What the read allows.
+        max_lag: Duration,
+    },
     /// The log failed, so this server can't know what is current.
     #[error("the log failed: {reason}")]
     LogFailed {
@@ -122,8 +140,8 @@ pub enum CheckError {
     #[error(transparent)]
     Propose(#[from] ProposeError),
     /// The rows could not be read, or changed too fast to be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("{0}")]
+    Store(#[source] Arc<StoreError>),
 }
 
 /// Why a snapshot or backup can't be read.
@@ -246,6 +264,42 @@ pub enum RestoreError {
     Open(#[from] OpenError),
 }
 
+/// Why a lost cell was not recovered from a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// It holds no server's data.
+    #[error("{} holds no data of a server that was part of a cell", .path.display())]
+    NoData {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The rows are not what the log led to.
+    #[error("the rows can't be saved: {0}")]
+    Rows(String),
+    /// Its log can't be read or applied.
+    #[error("the log in {} can't be applied", .path.display())]
+    Log {
+        /// The directory.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new directory can't be made.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+impl From<crate::snapshot::SnapshotError> for RecoverError {
+    fn from(error: crate::snapshot::SnapshotError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::Rows(format!("{error}{cause}"))
+    }
+}
+
 /// Why a data directory can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -328,12 +382,45 @@ pub enum OpenError {
     /// not what the log led to. Nothing is lost: the next start checks.
     #[error("the server did not stop cleanly; the next start checks every row")]
     NotClean,
+    /// A server of the same number and life is alive.
+    #[error(
+        "server {server} of cell {cell:?} is alive at {address}, with the same data directory or a copy of it: stop that \
+         one, or give this one an empty data directory and a number of its own"
+    )]
+    Alive {
+        /// The cell's name.
+        cell: String,
+        /// The server's number.
+        server: u64,
+        /// Where the other one is.
+        address: String,
+    },
+    /// The cell went on without this server.
+    #[error(
+        "server {server} was removed from cell {cell:?}, and its data in {path} is not the cell's any more: to take it in \
+         again, move that directory away and start it empty", path = .path.display()
+    )]
+    Removed {
+        /// The cell's name.
+        cell: String,
+        /// The server's number.
+        server: u64,
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The store did not catch up with the log in time.
     #[error("the store did not catch up with the log within {waited:?}")]
     NotCaughtUp {
         /// How long was waited.
         waited: Duration,
     },
+}
+
+fn behind(lag: &Option<Duration>) -> String {
+    match lag {
+        Some(lag) => format!("may be {lag:?} behind"),
+        None => "has not heard of a leader yet".to_owned(),
+    }
 }
 
 impl OpenError {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     OpenError,
+    clock::Clock,
     disk::{Disk, read_file, replace_file},
 };
 
@@ -18,34 +19,40 @@ use crate::{
 pub(crate) const FORMAT: u32 = 1;
 
 /// What `identity.json` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// The cell's name.
     pub(crate) cell: String,
-    /// The history's id, made when the cell was created, restored or recovered.
+    /// The history's id, made when the cell was created, restored or recovered; empty until then.
     pub(crate) history: String,
     /// The server's id in the cell.
     pub(crate) server: u64,
-    /// Counts the lives of that server's directory.
+    /// Tells the lives of that server's directory apart.
     pub(crate) incarnation: u64,
     /// The format of the directory.
     pub(crate) format: u32,
 }
 
 impl Identity {
-    /// Reads a directory's identity and holds it against the configured one;
-    /// `None` if it has none yet.
-    pub(crate) fn read(disk: &dyn Disk, data_dir: &Path, cell: &str, server: u64) -> Result<Option<Self>, OpenError> {
+    /// Reads a directory's identity, whosever it is; `None` if it has none yet.
+    pub(crate) fn peek(disk: &dyn Disk, data_dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = path(data_dir);
         let bytes = match read_file(disk, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(OpenError::io("read", &path))?,
         };
-        let identity: Self = serde_json::from_slice(&bytes).map_err(|error| OpenError::Damaged {
+        let identity = serde_json::from_slice(&bytes).map_err(|error| OpenError::Damaged {
             file: path,
             offset: 0,
             what: format!("not the identity of a data directory: {error}"),
         })?;
+        Ok(Some(identity))
+    }
+
+    /// Reads a directory's identity and holds it against the configured one;
+    /// `None` if it has none yet.
+    pub(crate) fn read(disk: &dyn Disk, data_dir: &Path, cell: &str, server: u64) -> Result<Option<Self>, OpenError> {
+        let Some(identity) = Self::peek(disk, data_dir)? else { return Ok(None) };
         if identity.format > FORMAT {
             return Err(OpenError::NewerFormat { path: data_dir.into(), found: identity.format, known: FORMAT });
         }
@@ -60,10 +67,16 @@ impl Identity {
         Ok(Some(identity))
     }
 
-    /// A new cell's.
-    pub(crate) fn new(cell: &str, server: u64) -> Self {
-        let (cell, history) = (cell.to_owned(), ulid::Ulid::new().to_string());
-        Self { cell, history, server, incarnation: 1, format: FORMAT }
+    /// A new life of a server, of a cell that is yet to be formed. Two lives never begin in the same
+    /// microsecond.
+    pub(crate) fn new(cell: &str, server: u64, clock: &dyn Clock) -> Self {
+        let incarnation = clock.now().max(1);
+        Self { cell: cell.to_owned(), history: String::new(), server, incarnation, format: FORMAT }
+    }
+
+    /// The same, with a history of its own.
+    pub(crate) fn of_new_cell(cell: &str, server: u64, clock: &dyn Clock) -> Self {
+        Self { history: ulid::Ulid::new().to_string(), ..Self::new(cell, server, clock) }
     }
 
     /// Writes it to its directory.

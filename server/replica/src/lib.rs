@@ -3,58 +3,94 @@
 //!
 //! # Layout
 //!
-//! * [`replica`]: the handle that everything above uses. Open, propose, read,
-//!   follow the feed, check, shut down.
+//! The handle: [`replica`] is opened with [`options`], becomes ready in [`start`], takes transactions in
+//! [`propose`], reads in [`read`], checks in [`check`] and tells of its cell in [`servers`].
+//!
+//! The log:
 //! * [`batcher`]: transactions that wait together become one log entry.
-//! * [`log`]: entries and votes on disk; one fsync a group.
-//! * [`machine`]: applies entries to the store and writes change records.
+//! * [`log`]: entries and votes on disk; one fsync a group. [`segment`]: the checksummed files.
+//! * [`raft`]: openraft's types.
+//!
+//! The other servers:
+//! * [`peer`]: the seam to them. [`network`]: openraft's calls over it; [`host`]: what comes in;
+//!   [`translate`]: the messages.
+//! * [`cell`]: what this server knows of itself and its cell; [`leadership`]: who leads; [`survey`]: how the
+//!   others do; [`members`]: how the cell is formed and changed.
+//! * [`forward`]: transactions on their way to the leader; [`read_index`]: what a read must see.
+//!
+//! What applying the log yields:
+//! * [`machine`]: applies entries to the store and writes change records; [`checks`]: what checks found.
 //! * [`changes`], [`feed`]: change records on disk, and reading them in order.
 //! * [`window`]: the requests that are remembered so that a retry counts once.
-//! * [`snapshot`]: the rows in one file, so that the log can be purged.
-//! * [`backup`], [`restore`]: a snapshot that leaves the server, and a directory made from one.
-//! * [`identity`]: whose data a directory holds, and who uses it now.
-//! * [`open`]: from a data directory to all of the above; rebuilds what is derived.
-//! * [`peer`]: the seam to the other servers of the cell.
-//! * [`upkeep`]: snapshots, retention, the disk's free space, leadership.
-//! * [`sizes`]: how much of all this there is.
-//! * [`segment`]: the checksummed files that log and changes are made of.
-//! * [`trace`]: the spans of traced requests, and the revisions that came of them.
+//! * [`snapshot`]: the rows in one file, so that the log can be purged, on disk and between servers.
+//! * [`backup`], [`restore`], [`recover`]: a snapshot that leaves the server, and a directory made from
+//!   one, or from what a lost cell has left.
+//!
+//! Around it:
+//! * [`identity`], [`open`], [`stores`]: from a data directory to all of the above; rebuilds what is derived.
+//! * [`upkeep`]: snapshots, retention, the disk's free space.
+//! * [`metrics`], [`sizes`], [`trace`]: how much, how large, and where a request is.
 //! * [`disk`], [`clock`]: the seams that a simulation replaces.
 //!
 //! The only crate that names openraft. It reads no configuration and no
-//! environment: [`replica::Options`] has everything.
+//! environment: [`Options`] has everything.
 
 pub mod backup;
 mod batcher;
+mod cell;
 pub mod changes;
+mod check;
+mod checks;
 pub mod clock;
 pub mod disk;
 pub mod error;
 pub mod feed;
+mod forward;
+mod host;
 mod identity;
+mod leadership;
 mod log;
 mod machine;
+mod members;
 pub mod metrics;
 mod network;
 mod open;
+mod options;
 pub mod peer;
+mod propose;
 mod raft;
+mod read;
+mod read_index;
+pub mod recover;
 pub mod replica;
 pub mod restore;
 mod segment;
+mod servers;
 pub mod sizes;
 mod snapshot;
+mod start;
+mod stores;
+mod survey;
 pub mod trace;
+mod translate;
 mod upkeep;
 mod window;
 
 pub use backup::{Backup, BackupInfo, BackupPlace};
-pub use error::{BackupError, CheckError, FeedError, OpenError, ProposeError, ReadError, RestoreError, Unreadable};
+pub use cell::{About, PeerAddresses};
+pub use check::{CheckReport, ServerCheck, SpaceCheck};
+pub use error::{
+    BackupError, CheckError, FeedError, OpenError, ProposeError, ReadError, RecoverError, RestoreError, Unreadable,
+};
 pub use feed::{Cursor, Feed};
 pub use flotilla_proto::storage::v1::Change;
+pub use members::{ChangeError, FormError};
 pub use metrics::Metrics;
-pub use replica::{CheckReport, Committed, Consistency, Options, Replica, SpaceCheck, Status};
+pub use options::{ENTRY_FORMAT, Options};
+pub use recover::{RecoverOptions, Recovered, recover};
+pub use replica::{Committed, Consistency, Replica, Status};
 pub use restore::{RestoreOptions, Restored, restore};
+pub use servers::{ServerState, ServerStatus};
 pub use sizes::Sizes;
 pub use trace::{Trace, Traced};
 pub use window::request_key;

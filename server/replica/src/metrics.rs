@@ -35,6 +35,14 @@ pub struct Metrics {
     pub readers: Gauge,
     /// Snapshots published.
     pub snapshots: Counter,
+    /// Snapshots of peers taken over.
+    pub installed: Counter,
+    /// Transactions forwarded to the leader.
+    pub forwarded: Counter,
+    /// Rounds by which reads made sure that they are current.
+    pub read_rounds: Counter,
+    /// Calls of peers that were refused.
+    pub peers_refused: Counter,
     /// What is looked at from time to time, or when somebody asks.
     pub gauges: Gauges,
 }
@@ -104,6 +112,10 @@ impl Default for Metrics {
             apply_seconds: seconds(),
             readers: Gauge::default(),
             snapshots: Counter::default(),
+            installed: Counter::default(),
+            forwarded: Counter::default(),
+            read_rounds: Counter::default(),
+            peers_refused: Counter::default(),
             gauges: Gauges::default(),
         }
     }
@@ -126,6 +138,11 @@ impl Metrics {
         let help = "How long applying a log entry took";
         log.register_with_unit("apply", help, Unit::Seconds, self.apply_seconds.clone());
         log.register("snapshots", "Snapshots published", self.snapshots.clone());
+        log.register("snapshots_installed", "Snapshots of peers taken over", self.installed.clone());
+        log.register("forwarded", "Transactions forwarded to the leader", self.forwarded.clone());
+        let help = "Rounds by which reads made sure that they are current";
+        log.register("read_rounds", help, self.read_rounds.clone());
+        log.register("peers_refused", "Calls of peers that were refused", self.peers_refused.clone());
         let feed = registry.sub_registry_with_prefix("flotilla_feed");
         feed.register("readers", "Readers of the feed", self.readers.clone());
         self.gauges.register(registry);

@@ -5,33 +5,31 @@
 //! (renamed; the one set aside before goes) and made again from the snapshot and the log.
 
 use std::{
-    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use flotilla_store::{Store, StoreError};
 use openraft::LogIdOptionExt;
-use tokio::sync::{Semaphore, watch};
 
 use crate::{
     Metrics, OpenError, Options,
+    cell::Cell,
     changes::Changes,
-    feed::Published,
     identity::{DirectoryLock, Identity},
     log::{self, Log, LogStorage, Writer},
-    machine::{Derived, SCANS, recover_window},
+    machine::{Derived, Found, recover_window},
     raft::log_id_from_storage,
     restore,
     snapshot::{SnapshotError, Snapshots},
-    trace::Traces,
+    stores::Stores,
     window::Window,
 };
 
 /// Everything that a data directory yields.
 pub(crate) struct Opened {
-    pub(crate) identity: Identity,
+    pub(crate) cell: Arc<Cell>,
     pub(crate) lock: DirectoryLock,
     pub(crate) log: Arc<Log>,
     pub(crate) log_storage: LogStorage,
@@ -59,7 +57,11 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         }
         None => {
             refuse_strangers(options)?;
-            let identity = Identity::new(&options.cell, options.server);
+            let (name, server, clock) = (&options.cell, options.server, options.clock.as_ref());
+            let identity = match options.peers.is_none() {
+                true => Identity::of_new_cell(name, server, clock),
+                false => Identity::new(name, server, clock),
+            };
             identity.write(disk.as_ref(), data_dir)?;
             identity
         }
@@ -74,25 +76,29 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     let (log_storage, writer) = LogStorage::new(log.clone(), disk.clone(), metrics.clone(), recovered.tail, options);
 
     let snapshots = data_dir.join("snapshots");
-    let snapshots = Snapshots::open(disk.clone(), &snapshots, &identity.cell, &identity.history)
-        .map_err(OpenError::io("open", &snapshots))?;
+    let cell = Arc::new(Cell::new(options, identity));
+    let snapshots =
+        Snapshots::open(disk.clone(), &snapshots, cell.clone()).map_err(OpenError::io("open", &snapshots))?;
     let changes_dir = data_dir.join("changes");
     let changes = Changes::open(disk.clone(), &changes_dir, options.changes_segment_bytes, metrics.clone())
         .map_err(OpenError::io("open", &changes_dir))?;
     let found = Records { last: changes.last, floor: changes.changes.floor(), based: changes.based };
     let changes = changes.changes;
     let snapshot_index = snapshots.applied().and_then(|applied| applied.log_id).map(|log_id| log_id.index);
-    if snapshot_index > log.last().index() || (found.last > 0 && log.last().is_none()) {
+    // A snapshot of a peer is there before the log is cut behind it.
+    let from_peer = snapshots.came_from_peer();
+    if !from_peer && (snapshot_index > log.last().index() || (found.last > 0 && log.last().is_none())) {
         return Err(log_is_short(&log, "the snapshots and change records"));
     }
 
-    let usable = usable_store(options, &log, &found, snapshot_index)?;
+    let stores = Arc::new(Stores::find(data_dir, options.cache_bytes));
+    let usable = usable_store(options, &stores, &log, &found, snapshot_index, from_peer)?;
     remove_clean_marker(options)?;
     let mut rebuilt = None;
     let store = match usable {
         Ok(store) => store,
         Err(reason) => {
-            let (store, window) = rebuild(options, &snapshots, &log, &reason)?;
+            let (store, window) = rebuild(options, &stores, &snapshots, &log, &reason)?;
             rebuilt = Some(window);
             store
         }
@@ -118,26 +124,17 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     };
     changes.trim(applied.floor);
 
-    let derived = Derived {
-        store,
-        changes: Arc::new(changes),
-        window: Mutex::new(window),
-        published: watch::Sender::new(Published { revision: applied.revision, closed: false }),
-        checks: Mutex::new(HashMap::new()),
-        scans: Arc::new(Semaphore::new(SCANS)),
-        stopping: AtomicBool::new(false),
-        diverged: AtomicBool::new(false),
-        metrics,
-        traces: Traces::default(),
-        readers: Arc::default(),
-    };
+    stores.remove_former();
+
+    let entry_format = options.entry_format;
+    let derived = Derived::new(Found { store, stores, changes, window, metrics, entry_format });
     let (derived, snapshots) = (Arc::new(derived), Arc::new(snapshots));
-    Ok(Opened { identity, lock, log, log_storage, writer, derived, snapshots })
+    Ok(Opened { cell, lock, log, log_storage, writer, derived, snapshots })
 }
 
 /// A directory without an identity must not hold anything of a server's.
 fn refuse_strangers(options: &Options) -> Result<(), OpenError> {
-    for name in ["log", "changes", "snapshots", "store"] {
+    for name in ["log", "changes", "snapshots", "store", "store-1"] {
         let path = options.data_dir.join(name);
         let holds_something = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some())
             || options.disk.list(&path).is_ok_and(|names| !names.is_empty());
@@ -168,14 +165,16 @@ struct Records {
 /// The store as it is, or why it can't be used.
 fn usable_store(
     options: &Options,
+    stores: &Stores,
     log: &Log,
     records: &Records,
     snapshot: Option<u64>,
+    from_peer: bool,
 ) -> Result<Result<Arc<Store>, String>, OpenError> {
-    if snapshot.is_some() && !store_path(options).exists() {
+    if snapshot.is_some() && !stores.path().exists() {
         return Ok(Err("it is not there".into()));
     }
-    let store = match Store::open(&store_path(options), options.cache_bytes) {
+    let store = match stores.open() {
         Ok(store) => store,
         Err(error @ StoreError::Locked { .. }) => return Err(error.into()),
         Err(error) => return Ok(Err(with_causes(error))),
@@ -183,7 +182,7 @@ fn usable_store(
     let applied = store.applied();
     let applied_to = applied.log_id.as_ref().map(log_id_from_storage);
     // What is applied was fsynced to the log before.
-    if applied_to.index() > log.last().index() {
+    if applied_to.index() > log.last().index() && !(from_peer && applied_to.index() == snapshot) {
         return Err(log_is_short(log, "the store"));
     }
     if applied_to.next_index() < log.purged().next_index() {
@@ -224,11 +223,12 @@ fn log_is_short(log: &Log, ahead: &str) -> OpenError {
 /// Sets the store aside and makes a new one from the published snapshot.
 fn rebuild(
     options: &Options,
+    stores: &Stores,
     snapshots: &Snapshots,
     log: &Log,
     reason: &str,
 ) -> Result<(Arc<Store>, Vec<flotilla_proto::storage::v1::WindowEntry>), OpenError> {
-    let path = store_path(options);
+    let path = stores.path();
     let from = snapshots.applied();
     let snapshot_index = from.as_ref().and_then(|applied| applied.log_id).map(|log_id| log_id.index);
     let log_starts = log.purged().next_index();
@@ -275,10 +275,6 @@ fn set_aside(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     let aside = path.with_file_name(format!("{ASIDE}{}", ulid::Ulid::new()));
     fs::rename(path, &aside).map_err(OpenError::io("set aside", path))?;
     Ok(Some(aside))
-}
-
-fn store_path(options: &Options) -> PathBuf {
-    options.data_dir.join("store")
 }
 
 fn with_causes(error: impl std::error::Error) -> String {

@@ -66,6 +66,8 @@ impl fmt::Display for Command {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Server {
     pub(crate) address: String,
+    /// A learner for good.
+    pub(crate) learner: bool,
 }
 
 /// Follows one write, wherever its result is wanted. openraft calls it from the
@@ -130,9 +132,10 @@ pub(crate) fn membership_to_storage(log_id: Option<&LogId>, membership: &Members
         .get_joint_config()
         .iter()
         .map(|ids| storage::VoterSet { ids: ids.iter().copied().map(server_id_to_storage).collect() });
-    let servers = membership
-        .nodes()
-        .map(|(id, server)| storage::Server { id: Some(server_id_to_storage(*id)), address: server.address.clone() });
+    let servers = membership.nodes().map(|(id, server)| {
+        let Server { address, learner } = server.clone();
+        storage::Server { id: Some(server_id_to_storage(*id)), address, learner }
+    });
     storage::Membership { log_id: log_id.map(log_id_to_storage), voters: voters.collect(), servers: servers.collect() }
 }
 
@@ -142,7 +145,10 @@ pub(crate) fn membership_from_storage(stored: &storage::Membership) -> Option<Me
     let servers: BTreeMap<ServerId, Server> = stored
         .servers
         .iter()
-        .map(|server| (server_id_from_storage(server.id), Server { address: server.address.clone() }))
+        .map(|server| {
+            let described = Server { address: server.address.clone(), learner: server.learner };
+            (server_id_from_storage(server.id), described)
+        })
         .collect();
     Membership::new(voters.collect(), servers).ok()
 }

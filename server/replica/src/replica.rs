@@ -1,81 +1,45 @@
 //! The handle that everything above the log uses.
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use flotilla_proto::storage::v1::{self as storage, Transaction, command};
 use flotilla_store::Store;
-use openraft::{LogIdOptionExt, RaftMetrics, ReadPolicy, async_runtime::watch::WatchReceiver, metrics::WaitError};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     sync::{Semaphore, oneshot, watch},
     time::Instant,
 };
-use tracing::field::Empty;
 
 use crate::{
-    CheckError, Cursor, Feed, FeedError, Metrics, OpenError, ProposeError, ReadError,
+    Cursor, Feed, FeedError, Metrics, OpenError, Options, ProposeError,
     backup::BACKUPS,
-    batcher::{self, Batcher},
-    clock::{Clock, SystemClock},
-    disk::{self, Disk, SystemDisk},
-    identity::{DirectoryLock, Identity},
+    batcher::Batcher,
+    cell::Cell,
+    disk,
+    forward::Forwarder,
+    identity::DirectoryLock,
+    leadership::Leadership,
     log::Log,
-    machine::{Checks, Derived, Machine, SCANS},
+    machine::{Derived, Machine, SCANS},
+    members::Members,
     metrics::{PARTS, Part, gauge},
-    network::NoPeers,
+    network::Peers,
     open,
-    raft::{Raft, Server, ServerId, TypeConfig},
+    raft::Raft,
+    read_index::ReadIndex,
     snapshot::Snapshots,
-    trace::{Trace, Traced},
-    traced,
+    survey::Survey,
     upkeep::Upkeep,
 };
 
 /// How long stopping waits for what is being applied.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Everything that opening a replica needs to know.
-pub struct Options {
-    /// Where the data is.
-    pub data_dir: PathBuf,
-    /// The cell's name; a directory of another cell is refused.
-    pub cell: String,
-    /// This server's id in the cell, from 1 on.
-    pub server: u64,
-    /// Where peers reach this server, "host:port".
-    pub address: String,
-    /// Bytes of sled's page cache.
-    pub cache_bytes: u64,
-    /// Bytes of change records that are kept for the feed.
-    pub feed_retention_bytes: u64,
-    /// How long change records are kept for the feed.
-    pub feed_retention: Duration,
-    /// Bytes that must be free on the disk for a write to be accepted.
-    pub min_free_bytes: u64,
-    /// Bytes of log after which a snapshot is taken and the log purged.
-    pub snapshot_log_bytes: u64,
-    /// Bytes of one file of the log.
-    pub log_segment_bytes: u64,
-    /// Bytes after which change records go on in another file; the feed is
-    /// trimmed by whole files.
-    pub changes_segment_bytes: u64,
-    /// Transactions that may wait for their turn.
-    pub max_waiting: usize,
-    /// How long opening waits for the store to catch up with the log.
-    pub catch_up_timeout: Duration,
-    /// The disk.
-    pub disk: Arc<dyn Disk>,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// Whether log I/O has a thread of its own. A simulation, which runs on
-    /// one thread to be repeatable, says no.
-    pub log_thread: bool,
-}
 
 /// How current a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,8 +47,11 @@ pub enum Consistency {
     /// It sees every write that was acknowledged before it began.
     #[default]
     Linearizable,
-    /// It sees what this server has, which may be older.
-    Local,
+    /// It sees what this server has, which may be older: by no more than this, if it is given.
+    Local {
+        /// How far the server may be behind.
+        max_lag: Option<Duration>,
+    },
 }
 
 /// What is known of a transaction once it is durable and applied.
@@ -103,30 +70,6 @@ pub struct Committed {
     pub replayed: bool,
 }
 
-/// What a check found on this server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckReport {
-    /// The revision at which the spaces were hashed.
-    pub revision: u64,
-    /// The index of the log entry that asked.
-    pub log_index: u64,
-    /// One for each space that has rows, or should have.
-    pub spaces: Vec<SpaceCheck>,
-}
-
-/// One space's rows as they should be and as they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpaceCheck {
-    /// The space's number.
-    pub space: u32,
-    /// How many rows were found.
-    pub rows: u64,
-    /// The hash that applying the log led to.
-    pub expected: u128,
-    /// The hash of the rows found.
-    pub actual: u128,
-}
-
 /// A moment's view of a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -136,7 +79,7 @@ pub struct Status {
     pub history: String,
     /// This server's id.
     pub server: u64,
-    /// Counts the lives of this server's data directory.
+    /// Tells the lives of this server's data directory apart.
     pub incarnation: u64,
     /// The leader's id, if one is known.
     pub leader: Option<u64>,
@@ -161,17 +104,27 @@ pub struct Replica {
 }
 
 pub(crate) struct Inner {
-    pub(crate) identity: Identity,
-    pub(crate) history: Arc<str>,
-    raft: Raft,
-    batcher: Arc<Batcher>,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) raft: Raft,
+    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) read_index: Arc<ReadIndex>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) survey: Arc<Survey>,
+    pub(crate) members: Arc<Members>,
     pub(crate) log: Arc<Log>,
     pub(crate) derived: Arc<Derived>,
     pub(crate) snapshots: Arc<Snapshots>,
     /// Places for backups.
     pub(crate) backups: Arc<Semaphore>,
-    pub(crate) upkeep: Upkeep,
+    /// The place for a snapshot that comes in.
+    pub(crate) installing: Arc<Semaphore>,
+    pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) options: Options,
+    /// Everything that the cell had when this server came to it is applied.
+    pub(crate) ready: AtomicBool,
+    /// This server is about to stop.
+    pub(crate) draining: AtomicBool,
     closing: Mutex<Option<Closing>>,
 }
 
@@ -187,37 +140,30 @@ enum WriterTask {
     Task(tokio::task::JoinHandle<()>),
 }
 
-impl Options {
-    /// The defaults, for one server in a directory.
-    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            cell: "flotilla".into(),
-            server: 1,
-            address: "127.0.0.1:7400".into(),
-            cache_bytes: 32 * 1024 * 1024,
-            feed_retention_bytes: 64 * 1024 * 1024,
-            feed_retention: Duration::from_secs(24 * 60 * 60),
-            min_free_bytes: 256 * 1024 * 1024,
-            snapshot_log_bytes: 64 * 1024 * 1024,
-            log_segment_bytes: 8 * 1024 * 1024,
-            changes_segment_bytes: 4 * 1024 * 1024,
-            max_waiting: 4096,
-            catch_up_timeout: Duration::from_secs(600),
-            disk: Arc::new(SystemDisk),
-            clock: Arc::new(SystemClock),
-            log_thread: true,
-        }
-    }
-}
-
 impl Replica {
-    /// Opens a data directory, or makes a new cell of one voter in an empty
-    /// one, and returns when the store has caught up with the log.
+    /// Opens a data directory, or begins an empty one, and returns when this server is part of a cell
+    /// and has caught up: [`Replica::start`], then [`Replica::until_ready`].
     ///
     /// # Errors
     /// See [`OpenError`]. A directory that is refused is not changed.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let replica = Self::start(options).await?;
+        match replica.until_ready().await {
+            Ok(()) => Ok(replica),
+            Err(error) => {
+                // What it says matters more than what closing says.
+                let _ = replica.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a data directory, or begins an empty one. Its peers can reach it from now on; nothing can
+    /// be read or written before it is ready.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A directory that is refused is not changed.
+    pub async fn start(options: Options) -> Result<Self, OpenError> {
         let (options, opened) = match options.log_thread {
             true => {
                 let opening = tokio::task::spawn_blocking(move || open::open(&options).map(|opened| (options, opened)));
@@ -233,125 +179,68 @@ impl Replica {
             false => WriterTask::Task(tokio::spawn(opened.writer.run())),
         };
         let (running, machine_gone) = oneshot::channel();
-        let machine = Machine::new(opened.derived.clone(), opened.snapshots.clone(), opened.log.clone(), running);
-        let id = ServerId { server: opened.identity.server, incarnation: opened.identity.incarnation };
-        let raft = Raft::new(id, raft_config(&options)?, NoPeers, opened.log_storage, machine);
+        let (cell, log, derived, snapshots) = (opened.cell, opened.log, opened.derived, opened.snapshots);
+        let blocking = options.log_thread;
+        let machine = Machine::new(derived.clone(), snapshots.clone(), log.clone(), blocking, running);
+        let peers = Peers { cell: cell.clone() };
+        let raft = Raft::new(cell.id, options.raft()?, peers, opened.log_storage, machine);
         let raft = raft.await.map_err(|error| OpenError::Raft { reason: error.to_string() })?;
-        form(&raft, id, &options).await?;
+        // openraft has cut the log behind a snapshot that came from a peer.
+        snapshots.log_is_cut().map_err(OpenError::io("tidy", options.data_dir.join("snapshots")))?;
 
-        let metrics = opened.derived.metrics.clone();
-        let batcher =
-            Batcher::new(raft.clone(), options.clock.clone(), metrics, opened.log.clone(), options.max_waiting);
-        let upkeep = Upkeep::start(&options, &raft, id, &opened.log, &opened.derived, &opened.snapshots);
+        let metrics = derived.metrics.clone();
+        let (leadership, following) = Leadership::follow(&raft, cell.id, options.election);
+        let leadership = Arc::new(leadership);
+        let survey = Survey::new(cell.clone(), options.clock.clone());
+        let format = Arc::new(AtomicU32::new(match cell.is_alone() {
+            true => options.entry_format,
+            // Until every voter has said what it reads.
+            false => 1,
+        }));
+        let formats = (format.clone(), options.entry_format);
+        let members =
+            Members::new(cell.clone(), raft.clone(), log.clone(), leadership.clone(), survey.clone(), formats);
+        let (clock, waiting) = (options.clock.clone(), options.max_waiting);
+        let batcher = Batcher::new(raft.clone(), clock, metrics.clone(), log.clone(), waiting, format);
+        let forwarder = Forwarder::new(cell.clone(), leadership.clone(), metrics.clone(), waiting);
+        let read_index = ReadIndex::new(raft.clone(), cell.clone(), leadership.clone(), metrics);
+        let upkeep = Upkeep::start(&options, &raft, &leadership, &log, &derived, &snapshots, &batcher);
+        upkeep.add(following);
+        upkeep.add(survey.clone().run(raft.clone()));
+        let disk = upkeep.clone();
+        upkeep.add(members.clone().keep(move || disk.full_disk().is_some()));
         let closing = Mutex::new(Some(Closing { lock: opened.lock, machine_gone, writer }));
         let inner = Inner {
-            history: opened.identity.history.as_str().into(),
-            identity: opened.identity,
+            cell,
             raft,
             batcher,
-            log: opened.log,
-            derived: opened.derived,
-            snapshots: opened.snapshots,
+            forwarder,
+            read_index,
+            leadership,
+            survey,
+            members,
+            log,
+            derived,
+            snapshots,
             backups: Arc::new(Semaphore::new(BACKUPS)),
+            installing: Arc::new(Semaphore::new(1)),
             upkeep,
             options,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             closing,
         };
-        let replica = Self { inner: Arc::new(inner) };
-        replica.catch_up().await?;
-        Ok(replica)
-    }
-
-    /// Commits a transaction: returns when it is fsynced and applied.
-    ///
-    /// # Errors
-    /// See [`ProposeError`], which says of each whether anything happened.
-    pub async fn propose(&self, transaction: Transaction, deadline: Instant) -> Result<Committed, ProposeError> {
-        self.commit(transaction, deadline, None).await
-    }
-
-    /// The same for a request that may be traced: with a span `transaction`,
-    /// and within it `queue`, `fsync` and `apply`. [`Replica::trace_of`] knows
-    /// it by its revision, if the transaction carries a request.
-    ///
-    /// # Errors
-    /// As [`Replica::propose`].
-    pub async fn propose_traced(
-        &self,
-        transaction: Transaction,
-        deadline: Instant,
-        trace: Option<Trace>,
-    ) -> Result<Committed, ProposeError> {
-        let Some(parent) = trace else { return self.commit(transaction, deadline, None).await };
-        let span = traced!(parent, "transaction", revision = Empty, outcome = Empty);
-        let traces = &self.inner.derived.traces;
-        let key = transaction.request.as_ref().map(|request| request.key.clone());
-        let expected = key.and_then(|key| traces.expect(key, span.trace()));
-        let committed = self.commit(transaction, deadline, Some(span.trace())).await;
-        drop(expected);
-        record_outcome(&span, &committed);
-        committed
-    }
-
-    /// The span `transaction` of a traced request of this server, by the
-    /// revision that it made: what follows from the revision belongs there.
-    /// Known before readers of the feed get the revision, and until 1,024
-    /// others followed.
-    pub fn trace_of(&self, revision: u64) -> Option<Trace> {
-        self.inner.derived.traces.of(revision)
-    }
-
-    async fn commit(
-        &self,
-        transaction: Transaction,
-        deadline: Instant,
-        trace: Option<Trace>,
-    ) -> Result<Committed, ProposeError> {
-        flotilla_store::transaction::check(&transaction)?;
-        self.check_writable()?;
-        if deadline <= Instant::now() {
-            return Err(ProposeError::DeadlineExpired { submitted: false });
-        }
-        self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ProposeError::NoLeader)?;
-        let answered = self.inner.batcher.submit(&transaction, deadline, trace)?;
-        match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.why_stopped()),
-            Err(_) => Err(ProposeError::DeadlineExpired { submitted: true }),
-        }
-    }
-
-    /// Returns when the store is as current as asked for, with its revision.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn read_barrier(&self, consistency: Consistency, deadline: Instant) -> Result<u64, ReadError> {
-        // A sole voter that leads has applied whatever it has acknowledged,
-        // and nobody else can acknowledge anything.
-        if consistency == Consistency::Linearizable && !self.inner.upkeep.is_sole_leader() {
-            if let Some(reason) = self.failure() {
-                // Reads go on where nobody else can have acknowledged anything.
-                return match self.inner.upkeep.led_alone() {
-                    true => Ok(self.inner.derived.store.revision()),
-                    false => Err(ReadError::LogFailed { reason }),
-                };
-            }
-            self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ReadError::NoLeader)?;
-            let current = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);
-            let current = tokio::time::timeout_at(deadline, current).await.map_err(|_| ReadError::DeadlineExpired)?;
-            current.map_err(|_| ReadError::NoLeader)?;
-        }
-        Ok(self.inner.derived.store.revision())
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The rows. Call [`Replica::read_barrier`] first.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.inner.derived.store
+    pub fn store(&self) -> Arc<Store> {
+        self.inner.derived.store()
     }
 
-    /// The history's id: part of every cursor and page token.
-    pub fn history(&self) -> &str {
-        &self.inner.history
+    /// The history's id: part of every cursor and page token; empty until the cell is formed.
+    pub fn history(&self) -> Arc<str> {
+        self.inner.cell.history()
     }
 
     /// A reader of the feed from a cursor on, or from now on.
@@ -359,46 +248,21 @@ impl Replica {
     /// # Errors
     /// See [`FeedError`].
     pub fn feed(&self, from: Option<&Cursor>) -> Result<Feed, FeedError> {
-        let (changes, history) = (self.inner.derived.changes.clone(), self.inner.history.clone());
+        let (changes, history) = (self.inner.derived.changes.clone(), self.history());
         let readers = self.inner.derived.readers.clone();
         Feed::open(changes, history, self.inner.derived.published.subscribe(), readers, from)
-    }
-
-    /// Hashes every space at one point of the log.
-    ///
-    /// # Errors
-    /// See [`CheckError`].
-    pub async fn check(&self, deadline: Instant) -> Result<CheckReport, CheckError> {
-        self.check_writable()?;
-        self.inner.upkeep.wait_for_leader(deadline).await.map_err(|()| ProposeError::NoLeader)?;
-        let (report, reported) = oneshot::channel();
-        let id = ulid::Ulid::new().to_string();
-        self.checks().insert(id.clone(), report);
-        let check = command::Kind::Check(storage::Check { id: id.clone() });
-        let command = batcher::encode(self.inner.options.clock.now(), check);
-        let submitted = self.inner.raft.client_write_ff(command, None).await;
-        let answer = match submitted {
-            Ok(()) => match tokio::time::timeout_at(deadline, reported).await {
-                Ok(Ok(report)) => report.map_err(CheckError::Store),
-                Ok(Err(_)) => Err(self.why_stopped().into()),
-                Err(_) => Err(ProposeError::DeadlineExpired { submitted: true }.into()),
-            },
-            Err(_) => Err(self.why_stopped().into()),
-        };
-        self.checks().remove(&id);
-        answer
     }
 
     /// A moment's view.
     pub fn status(&self) -> Status {
         let raft = self.inner.raft.metrics().borrow_watched().clone();
-        let applied = self.inner.derived.store.applied();
+        let applied = self.inner.derived.store().applied();
         Status {
-            cell: self.inner.identity.cell.clone(),
-            history: self.inner.history.to_string(),
-            server: self.inner.identity.server,
-            incarnation: self.inner.identity.incarnation,
-            leader: raft.current_leader.map(|leader| leader.server),
+            cell: self.inner.cell.name.clone(),
+            history: self.history().to_string(),
+            server: self.inner.cell.id.server,
+            incarnation: self.inner.cell.id.incarnation,
+            leader: self.inner.leadership.current().map(|leader| leader.id.server),
             term: raft.current_term,
             last_log_index: raft.last_log_index.unwrap_or(0),
             applied_index: applied.log_id.map_or(0, |log_id| log_id.index),
@@ -411,7 +275,7 @@ impl Replica {
     /// Whether this server leads its cell, following changes. Ends when the
     /// replica shuts down.
     pub fn watch_leadership(&self) -> watch::Receiver<bool> {
-        self.inner.upkeep.watch_leadership()
+        self.inner.leadership.watch_leads()
     }
 
     /// Brings the gauges among the metrics up to date. It lists the data
@@ -427,9 +291,13 @@ impl Replica {
         gauges.revision.set(gauge(status.revision));
         gauges.floor.set(gauge(status.floor));
         gauges.behind.set(gauge(derived.readers.behind(status.revision)));
-        gauges.rows.set(gauge(derived.store.hashes().rows()));
+        gauges.rows.set(gauge(derived.store().hashes().rows()));
         for part in PARTS {
-            let bytes = disk::bytes_below(&self.inner.options.data_dir.join(part));
+            let path = match part {
+                "store" => derived.stores.path(),
+                part => self.inner.options.data_dir.join(part),
+            };
+            let bytes = disk::bytes_below(&path);
             gauges.disk_used.get_or_create(&Part { part }).set(gauge(bytes));
         }
     }
@@ -437,6 +305,16 @@ impl Replica {
     /// What is counted, to be registered with a Prometheus registry.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.derived.metrics
+    }
+
+    /// Prepares for the end: hands leadership over if this server leads, and leaves the cell if config
+    /// counts it among the learners. Requests go on. Bounded; that it failed changes nothing.
+    pub async fn leave(&self, deadline: Instant) {
+        self.inner.draining.store(true, Ordering::Release);
+        if self.inner.upkeep.is_stopped() {
+            return;
+        }
+        let _ = tokio::time::timeout_at(deadline, self.inner.members.leave_in_peace(deadline)).await;
     }
 
     /// Stops: no new transactions, what is in the log is applied, the store is
@@ -460,8 +338,9 @@ impl Replica {
         let derived = self.inner.derived.clone();
         let flush = move || -> Result<u64, OpenError> {
             derived.changes.sync().map_err(OpenError::io("sync", "changes"))?;
-            derived.store.flush()?;
-            Ok(derived.store.revision())
+            let store = derived.store();
+            store.flush()?;
+            Ok(store.revision())
         };
         let revision = match self.inner.options.log_thread {
             true => tokio::task::spawn_blocking(flush)
@@ -495,106 +374,19 @@ impl Replica {
     }
 
     /// Why this server acknowledges nothing any more, if so.
-    fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         self.inner.log.failed().or_else(|| match &self.inner.raft.metrics().borrow_watched().running_state {
             Err(fatal) if !self.inner.upkeep.is_stopped() => Some(fatal.to_string()),
             _ => None,
         })
     }
 
-    fn check_writable(&self) -> Result<(), ProposeError> {
-        if self.inner.upkeep.is_stopped() {
-            return Err(ProposeError::ShuttingDown);
-        }
-        if let Some(reason) = self.inner.log.failed() {
-            return Err(ProposeError::LogFailed { reason });
-        }
-        match self.inner.upkeep.full_disk() {
-            Some((free, required)) => Err(ProposeError::DiskFull { free, required }),
-            None => Ok(()),
-        }
-    }
-
-    fn why_stopped(&self) -> ProposeError {
+    pub(crate) fn why_stopped(&self) -> ProposeError {
         match self.failure() {
             Some(reason) => ProposeError::LogFailed { reason },
             None => ProposeError::ShuttingDown,
         }
     }
-
-    fn checks(&self) -> MutexGuard<'_, Checks> {
-        self.inner.derived.checks()
-    }
-
-    /// Waits until everything that the log held at the start is applied.
-    async fn catch_up(&self) -> Result<(), OpenError> {
-        let waited = self.inner.options.catch_up_timeout;
-        let target = self.inner.log.last().map_or(0, |last| last.index);
-        let leader = self.inner.upkeep.wait_for_leader(Instant::now() + waited);
-        leader.await.map_err(|()| match self.failure() {
-            Some(reason) => OpenError::Raft { reason },
-            None => OpenError::NotCaughtUp { waited },
-        })?;
-        let caught_up = |metrics: &RaftMetrics<TypeConfig>| {
-            metrics.running_state.is_err() || metrics.last_applied.index() >= Some(target)
-        };
-        let waiting = self.inner.raft.wait(Some(waited));
-        match waiting.metrics(caught_up, "the store has caught up with the log").await {
-            Ok(metrics) => metrics.running_state.map_err(|fatal| OpenError::Raft { reason: fatal.to_string() }),
-            Err(WaitError::Timeout(..)) => Err(OpenError::NotCaughtUp { waited }),
-            Err(error) => Err(OpenError::Raft { reason: error.to_string() }),
-        }
-    }
-}
-
-fn record_outcome(span: &Traced, committed: &Result<Committed, ProposeError>) {
-    let outcome = match committed {
-        Ok(Committed { replayed: false, .. }) => "committed",
-        Ok(Committed { replayed: true, .. }) => "replayed",
-        Err(ProposeError::Conflict { .. }) => "conflict",
-        Err(_) => "failed",
-    };
-    span.record("outcome", outcome);
-    if let Ok(committed) = committed {
-        span.record("revision", committed.revision);
-    }
-}
-
-/// A new cell is formed by its first server; a sole voter elects itself at
-/// once, instead of waiting for a leader that can't come.
-async fn form(raft: &Raft, id: ServerId, options: &Options) -> Result<(), OpenError> {
-    let refused = |reason: String| OpenError::Raft { reason };
-    let initialized = raft.is_initialized().await.map_err(|error| refused(error.to_string()))?;
-    if !initialized {
-        let servers = BTreeMap::from([(id, Server { address: options.address.clone() })]);
-        return raft.initialize(servers).await.map_err(|error| refused(error.to_string()));
-    }
-    if raft.voter_ids().eq([id]) {
-        raft.trigger().elect(false).await.map_err(|error| refused(error.to_string()))?;
-    }
-    Ok(())
-}
-
-fn raft_config(options: &Options) -> Result<Arc<openraft::Config>, OpenError> {
-    let config = openraft::Config {
-        cluster_name: options.cell.clone(),
-        heartbeat_interval: 250,
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
-        enable_pre_vote: Some(true),
-        // Snapshots are made in `upkeep`, which tells Raft when one is there;
-        // the whole log behind it may go then.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
-        // The batcher bounds what is under way; these are far above it, and
-        // openraft allots memory for all of them at the start.
-        api_channel_size: Some(1024),
-        api_batch_capacity: 64,
-        notification_channel_size: Some(1024),
-        state_machine_channel_size: Some(64),
-        ..openraft::Config::default()
-    };
-    config.validate().map(Arc::new).map_err(|error| OpenError::Raft { reason: error.to_string() })
 }
 
 /// Log I/O has a thread of its own: an fsync blocks, and must not hold up

@@ -24,7 +24,10 @@ use crate::{
     error::Unreadable,
     identity::{DirectoryLock, Identity},
     log,
-    raft::{LeaderId, LogId, ServerId, Vote, log_id_from_storage, log_id_to_storage, server_id_to_storage},
+    raft::{
+        LeaderId, LogId, ServerId, Vote, log_id_from_storage, log_id_to_storage, server_id_from_storage,
+        server_id_to_storage,
+    },
     snapshot::{FORMAT, Part, Reader, Sink, Writer, file_name},
 };
 
@@ -145,20 +148,22 @@ struct Beginning {
 impl Beginning {
     fn of(options: &RestoreOptions, header: &SnapshotHeader) -> Self {
         let cell = options.cell.as_ref().unwrap_or(&header.cell);
-        let identity = Identity::new(cell, options.server);
+        let identity = Identity::of_new_cell(cell, options.server, options.clock.as_ref());
         let former = header.applied.clone().unwrap_or_default();
         let id = ServerId { server: identity.server, incarnation: identity.incarnation };
         let position = former.log_id.as_ref().map(log_id_from_storage);
         let term = position.map_or(1, |position| position.leader_id.term.max(1));
         let leader_id = LeaderId { term, node_id: id };
         let log_id = LogId { leader_id, index: position.map_or(1, |position| position.index.max(1)) };
+        // Where it was reached in the former cell, if it was there; it says so itself when it starts.
         let servers = former.membership.map(|membership| membership.servers).unwrap_or_default();
-        let address = servers.into_iter().next().map(|server| server.address).unwrap_or_default();
+        let same = servers.into_iter().find(|server| server_id_from_storage(server.id).server == options.server);
+        let address = same.map(|server| server.address).unwrap_or_default();
         let stored_id = server_id_to_storage(id);
         let membership = storage::Membership {
             log_id: Some(log_id_to_storage(&log_id)),
             voters: vec![storage::VoterSet { ids: vec![stored_id] }],
-            servers: vec![storage::Server { id: Some(stored_id), address }],
+            servers: vec![storage::Server { id: Some(stored_id), address, learner: false }],
         };
         let applied = Applied {
             log_id: Some(log_id_to_storage(&log_id)),
@@ -173,7 +178,7 @@ impl Beginning {
 }
 
 /// A directory that holds anything but an interrupted restore is left alone.
-fn refuse_content(data_dir: &Path) -> Result<(), RestoreError> {
+pub(crate) fn refuse_content(data_dir: &Path) -> Result<(), RestoreError> {
     let names = match fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         listed => listed.map_err(OpenError::io("list", data_dir))?,

@@ -34,8 +34,8 @@ impl Replica {
             feed_bytes: inner.derived.changes.bytes(),
             feed_readers: inner.derived.metrics.readers.get(),
             snapshot_bytes: inner.snapshots.bytes(),
-            store_bytes: inner.derived.store.size_on_disk(),
-            rows: inner.derived.store.hashes().rows(),
+            store_bytes: inner.derived.store().size_on_disk(),
+            rows: inner.derived.store().hashes().rows(),
             backups: crate::backup::BACKUPS.saturating_sub(inner.backups.available_permits()) as u64,
             last_sync: self.last_sync(),
         }

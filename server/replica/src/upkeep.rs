@@ -1,5 +1,5 @@
-//! What a replica does besides answering: it knows who leads, watches the
-//! disk's free space, keeps log and feed bounded.
+//! What a replica does besides answering: it watches the disk's free space,
+//! and keeps log and feed bounded.
 
 use std::{
     sync::{
@@ -11,19 +11,20 @@ use std::{
 
 use flotilla_proto::storage::v1::{self as storage, command};
 use flotilla_store::StoreError;
-use openraft::{LogIdOptionExt, ServerState, async_runtime::watch::WatchReceiver};
+use openraft::LogIdOptionExt;
 use tokio::{
-    sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
-    Options, batcher,
+    Options,
+    batcher::Batcher,
+    leadership::Leadership,
     log::Log,
     machine::Derived,
     metrics::{Gauges, gauge},
-    raft::{Raft, ServerId},
+    raft::Raft,
     snapshot::{SnapshotError, Snapshots},
 };
 
@@ -43,17 +44,11 @@ const SNAPSHOT_NOTED: Duration = Duration::from_secs(30);
 /// The background work of one replica, and what it found.
 pub(crate) struct Upkeep {
     shared: Arc<Shared>,
-    leading: watch::Receiver<bool>,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// This server leads, and is the only voter.
-    sole_leader: AtomicBool,
-    /// This server led last, and is the only voter: whatever happened to it
-    /// since, nobody else has acknowledged anything.
-    led_alone: AtomicBool,
     stopped: AtomicBool,
     disk_full: AtomicBool,
     free_bytes: AtomicU64,
@@ -64,16 +59,15 @@ impl Upkeep {
     pub(crate) fn start(
         options: &Options,
         raft: &Raft,
-        id: ServerId,
+        leadership: &Arc<Leadership>,
         log: &Arc<Log>,
         derived: &Arc<Derived>,
         snapshots: &Arc<Snapshots>,
-    ) -> Self {
+        batcher: &Arc<Batcher>,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared::default());
         shared.required_bytes.store(options.min_free_bytes, Ordering::Relaxed);
-        let (leads, leading) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow_leadership(raft.clone(), id, shared.clone(), leads));
         tasks.spawn(watch_disk(
             options.disk.clone(),
             options.data_dir.clone(),
@@ -82,17 +76,23 @@ impl Upkeep {
         ));
         let bounds = Bounds {
             raft: raft.clone(),
+            leadership: leadership.clone(),
             log: log.clone(),
             derived: derived.clone(),
             snapshots: snapshots.clone(),
+            batcher: batcher.clone(),
             snapshot_log_bytes: options.snapshot_log_bytes,
             feed_retention_bytes: options.feed_retention_bytes,
             feed_retention: options.feed_retention,
-            clock: options.clock.clone(),
             blocking: options.log_thread,
         };
-        tasks.spawn(bounds.keep(leading.clone()));
-        Self { shared, leading, tasks: tasks.into() }
+        tasks.spawn(bounds.keep());
+        Arc::new(Self { shared, tasks: tasks.into() })
+    }
+
+    /// Runs something until [`Upkeep::stop`].
+    pub(crate) fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(task);
     }
 
     /// Ends the background work. What it is writing is finished or left out.
@@ -106,57 +106,11 @@ impl Upkeep {
         self.shared.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether this server leads and nobody else may vote.
-    pub(crate) fn is_sole_leader(&self) -> bool {
-        self.shared.sole_leader.load(Ordering::Acquire)
-    }
-
-    /// Whether this server led last, and nobody else may vote.
-    pub(crate) fn led_alone(&self) -> bool {
-        self.shared.led_alone.load(Ordering::Acquire)
-    }
-
-    /// Whether this server leads.
-    pub(crate) fn watch_leadership(&self) -> watch::Receiver<bool> {
-        self.leading.clone()
-    }
-
-    /// Returns when this server leads; `Err` if it doesn't by the deadline.
-    pub(crate) async fn wait_for_leader(&self, deadline: Instant) -> Result<(), ()> {
-        if self.is_sole_leader() {
-            return Ok(());
-        }
-        let mut leading = self.leading.clone();
-        let waiting = leading.wait_for(|leads| *leads);
-        match tokio::time::timeout_at(deadline, waiting).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(()),
-        }
-    }
-
     /// Bytes free and bytes required, if fewer are free.
     pub(crate) fn full_disk(&self) -> Option<(u64, u64)> {
         let full = self.shared.disk_full.load(Ordering::Acquire);
         let (free, required) = (&self.shared.free_bytes, &self.shared.required_bytes);
         full.then(|| (free.load(Ordering::Relaxed), required.load(Ordering::Relaxed)))
-    }
-}
-
-async fn follow_leadership(raft: Raft, id: ServerId, shared: Arc<Shared>, leads: watch::Sender<bool>) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let (leading, alone) = {
-            let metrics = metrics.borrow_and_update();
-            let leading = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
-            (leading, metrics.membership_config.voter_ids().eq([id]))
-        };
-        shared.sole_leader.store(leading && alone, Ordering::Release);
-        shared.led_alone.store(alone && (leading || shared.led_alone.load(Ordering::Acquire)), Ordering::Release);
-        leads.send_if_modified(|known| std::mem::replace(known, leading) != leading);
-        if metrics.changed().await.is_err() {
-            shared.sole_leader.store(false, Ordering::Release);
-            return;
-        }
     }
 }
 
@@ -189,18 +143,19 @@ async fn watch_disk(
 /// Keeps log and feed from growing without end.
 struct Bounds {
     raft: Raft,
+    leadership: Arc<Leadership>,
+    batcher: Arc<Batcher>,
     log: Arc<Log>,
     derived: Arc<Derived>,
     snapshots: Arc<Snapshots>,
     snapshot_log_bytes: u64,
     feed_retention_bytes: u64,
     feed_retention: Duration,
-    clock: Arc<dyn crate::clock::Clock>,
     blocking: bool,
 }
 
 impl Bounds {
-    async fn keep(self, leading: watch::Receiver<bool>) {
+    async fn keep(self) {
         let mut ticks = interval(BOUNDS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut covered = 0;
@@ -221,14 +176,14 @@ impl Bounds {
                     false => (not_before, pause) = (Instant::now() + pause, (pause * 2).min(SNAPSHOT_MAX_PAUSE)),
                 }
             }
-            if *leading.borrow() {
+            if self.leadership.leads() {
                 self.trim().await;
             }
         }
     }
 
     async fn trim(&self) {
-        let now = self.derived.store.applied().time;
+        let now = self.derived.store().applied().time;
         let age = u64::try_from(self.feed_retention.as_micros()).unwrap_or(u64::MAX);
         let window_from = self.derived.window().first_revision().unwrap_or(u64::MAX);
         let oldest = now.saturating_sub(age);
@@ -236,7 +191,21 @@ impl Bounds {
         if let Some(floor) = floor {
             let trim = command::Kind::Trim(storage::Trim { floor });
             // If Raft has stopped, or leadership goes, the next leader trims.
-            let _ = self.raft.client_write_ff(batcher::encode(self.clock.now(), trim), None).await;
+            let _ = self.raft.client_write_ff(self.batcher.encode(trim), None).await;
+        }
+    }
+
+    /// Lets the log behind a snapshot go: all of it in a cell of one, and otherwise what a server that
+    /// was away for a moment will not need.
+    async fn purge(&self, index: Option<u64>) -> bool {
+        let Some(index) = index else { return true };
+        let keep_from = match self.leadership.is_sole() {
+            true => index + 1,
+            false => self.log.first_of_last(self.snapshot_log_bytes / 2).unwrap_or(index + 1),
+        };
+        match index.min(keep_from.saturating_sub(1)) {
+            0 => true,
+            upto => self.raft.trigger().purge_log(upto).await.is_ok(),
         }
     }
 
@@ -286,7 +255,7 @@ impl Bounds {
             }
             let waiting = self.raft.wait(Some(SNAPSHOT_NOTED));
             let noted = waiting.metrics(|metrics| metrics.snapshot.index() >= index, "the snapshot is noted");
-            return noted.await.is_ok();
+            return noted.await.is_ok() && self.purge(index).await;
         }
         false
     }
@@ -298,7 +267,7 @@ fn write_snapshot(derived: &Derived, snapshots: &Snapshots) -> Result<storage::A
     // it the means to make these again; and Raft refuses to start with a store
     // that is behind a snapshot.
     derived.changes.sync()?;
-    derived.store.flush()?;
+    derived.store().flush()?;
     derived.changes.remove_below(point.applied().floor)?;
     snapshots.write(point, &window, &derived.stopping)
 }

@@ -44,6 +44,17 @@ fn advice(reason: Reason) -> Option<&'static str> {
         Reason::MemberExists | Reason::MemberNotFound => "`flotilla threads members THREAD`",
         Reason::BelowFloor => "leave out --after, to begin with the oldest that is kept",
         Reason::SequenceInFuture => "`flotilla threads get THREAD`, which shows the newest sequence",
+        Reason::ServerExists => "another number: `flotilla cluster status` shows those in use",
+        Reason::ServerNotFound => "`flotilla cluster status`, which shows the cell's servers",
+        Reason::ServerUnsuitable => {
+            "start it with an empty data directory and the cell's name and secret, and give the address where the \
+             others reach it"
+        }
+        Reason::SecretRefused => "the same `cluster.secret_file` on every server of the cell",
+        Reason::MajorityAtRisk => "start or add servers first; `flotilla cluster status` shows which vote and answer",
+        Reason::NotVoter => "`flotilla cluster status`, and a server that votes and has caught up",
+        Reason::AlreadyFormed => "`flotilla cluster add` and `flotilla cluster remove` change a cell that is formed",
+        Reason::NoLeader => "`flotilla cluster status`: more than half of the voters must be there",
         Reason::LogFailed => "look at the server's log and disk, then restart it",
         Reason::DeadlineExpired => "a longer --timeout",
         Reason::ServiceNotHere => "another --endpoint, or name the service in that server's config",

@@ -15,6 +15,9 @@ pub(super) fn run(flags: &ServerFlags) -> Result<(), Failure> {
     Output::new(Format::Table).raw(layers.render(&config).as_bytes())?;
     let names = services::names();
     config.check(&names)?;
+    for warning in config.warnings() {
+        talk::warning(&warning);
+    }
     talk::remark(&format!("good: `serve` would run {}", services::wanted(&config)?.join(", ")));
     Ok(())
 }

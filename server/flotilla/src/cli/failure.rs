@@ -1,10 +1,10 @@
 //! How a command ends badly, and its exit code: 64 usage or config, 69 unreachable, 70 a bug, 74
 //! I/O, 1 a server's no, 130 interrupted.
 
-use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use flotilla_client::{CallError, SubscribeError};
-use flotilla_replica::{OpenError, RestoreError, Unreadable};
+use flotilla_replica::{OpenError, RecoverError, RestoreError, Unreadable};
 
 use super::{advice, import::ImportError, talk};
 use crate::{config::ConfigError, serve::ServeError};
@@ -64,13 +64,37 @@ pub enum Failure {
     /// `dev --fresh` on a directory that isn't ours.
     #[error(
         "{path} has files but no identity.json, so it is not Flotilla's data: it was left alone. \
-         Choose another with --data-dir", path = .path.display()
+         Choose another with --dir", path = .path.display()
     )]
     NotOurs {
         /// The directory.
         path: PathBuf,
     },
-    /// `dev --fresh` on a directory that a server uses.
+    /// A `dev` where one runs.
+    #[error(
+        "a `flotilla dev` runs already in {dir}: `flotilla dev status` shows its servers. Stop it, or start another \
+         one elsewhere with --dir and --listen", dir = .dir.display()
+    )]
+    DevRuns {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// No `dev` to act on.
+    #[error(
+        "no `flotilla dev` runs in {dir}: start one with `flotilla dev` (or `make dev`), or say with --dir where it \
+         runs", dir = .dir.display()
+    )]
+    NoDev {
+        /// Where.
+        dir: PathBuf,
+    },
+    /// The `dev` that runs doesn't do it.
+    #[error("{0}")]
+    DevRefused(String),
+    /// Nothing of `dev` is left.
+    #[error("all servers have ended by themselves: what they logged last says why")]
+    DevEnded,
+    /// `dev` on a directory that a server uses.
     #[error("{path} is in use by {holder}: it was left alone. Stop that server first", path = .path.display())]
     FreshInUse {
         /// The directory.
@@ -90,6 +114,18 @@ pub enum Failure {
     /// A check found differences.
     #[error("{0}")]
     Differs(String),
+    /// What was begun goes on, and is not done yet.
+    #[error("{begun}, but {missing} after {}\n  try: {advice}", humantime::format_duration(*.waited))]
+    NotYet {
+        /// What has happened.
+        begun: String,
+        /// What hasn't.
+        missing: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A server is not serving.
     #[error("{service} is {status}")]
     NotServing {
@@ -113,6 +149,9 @@ pub enum Failure {
     /// A backup was not restored.
     #[error(transparent)]
     Restore(#[from] Box<RestoreError>),
+    /// A lost cell was not recovered.
+    #[error(transparent)]
+    Recover(#[from] Box<RecoverError>),
     /// A person stopped it.
     #[error("interrupted: {left}")]
     Interrupted {
@@ -164,16 +203,25 @@ impl Failure {
             Self::Config(ConfigError::Read { .. }) => IO,
             Self::Config(_) | Self::FileValue { .. } | Self::Argument { .. } | Self::NotOurs { .. } => USAGE,
             Self::Restore(error) => restore_code(error),
+            Self::Recover(error) => match &**error {
+                RecoverError::NoData { .. } => USAGE,
+                RecoverError::Restore(error) => restore_code(error),
+                _ => IO,
+            },
             Self::Exists { .. } => USAGE,
             Self::Interrupted { .. } => INTERRUPTED,
             Self::Cut { .. } => IO,
             Self::File { .. } | Self::PortTaken { .. } | Self::FreshInUse { .. } => IO,
+            Self::DevRuns { .. } | Self::DevEnded => IO,
+            Self::NoDev { .. } => UNREACHABLE,
+            Self::DevRefused(_) => REFUSED,
             Self::Output(_) | Self::Runtime(_) => IO,
             Self::Serve(error) => serve_code(error),
             Self::Call(error) | Self::Subscribe(SubscribeError::Call(error)) => call_code(error),
             Self::Subscribe(SubscribeError::TakenOver { .. } | SubscribeError::NoThreadLeft) => REFUSED,
             Self::Subscribe(_) => BUG,
             Self::Import(error) => import_code(error),
+            Self::NotYet { .. } => UNREACHABLE,
             Self::Differs(_) | Self::NotServing { .. } => REFUSED,
         }
     }
@@ -181,8 +229,13 @@ impl Failure {
 
 fn serve_code(error: &ServeError) -> u8 {
     match error {
-        ServeError::Config(_) | ServeError::Log(_) => USAGE,
-        ServeError::Open(OpenError::Foreign { .. } | OpenError::NewerFormat { .. }) => USAGE,
+        ServeError::Config(_) | ServeError::Log(_) | ServeError::Secret(_) => USAGE,
+        ServeError::Open(
+            OpenError::Foreign { .. }
+            | OpenError::NewerFormat { .. }
+            | OpenError::Alive { .. }
+            | OpenError::Removed { .. },
+        ) => USAGE,
         ServeError::Open(OpenError::Raft { .. }) | ServeError::Reflection(_) | ServeError::Ended(_) => BUG,
         ServeError::Open(_) | ServeError::Close { .. } | ServeError::CloseTimedOut { .. } => IO,
         ServeError::LogFailed { .. } => IO,

@@ -33,6 +33,11 @@ named! {
     records::RecordEvent => "flotilla.records.v1.RecordEvent",
     records::Table => "flotilla.records.v1.Table",
     cluster::CheckResponse => "flotilla.cluster.v1.CheckResponse",
+    cluster::FormCellResponse => "flotilla.cluster.v1.FormCellResponse",
+    cluster::GetServersResponse => "flotilla.cluster.v1.GetServersResponse",
+    cluster::Server => "flotilla.cluster.v1.Server",
+    cluster::ServerEvent => "flotilla.cluster.v1.ServerEvent",
+    cluster::TransferLeadershipResponse => "flotilla.cluster.v1.TransferLeadershipResponse",
     feed::Reset => "flotilla.feed.v1.Reset",
     threads::Thread => "flotilla.threads.v1.Thread",
     threads::Member => "flotilla.threads.v1.Member",
@@ -149,6 +154,9 @@ mod tests {
         assert!(described::<users::User>() && described::<users::UserEvent>());
         assert!(described::<records::Record>() && described::<records::RecordEvent>() && described::<records::Table>());
         assert!(described::<cluster::CheckResponse>() && described::<feed::Reset>());
+        assert!(described::<cluster::FormCellResponse>() && described::<cluster::GetServersResponse>());
+        assert!(described::<cluster::Server>() && described::<cluster::ServerEvent>());
+        assert!(described::<cluster::TransferLeadershipResponse>());
         assert!(described::<threads::Thread>() && described::<threads::Member>() && described::<threads::Event>());
         assert!(described::<threads::Device>() && described::<threads::ThreadReset>());
     }

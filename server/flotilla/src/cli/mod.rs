@@ -4,6 +4,7 @@
 //!
 //! * `serve`, `dev`, `check_config`: run a server, or tell what it would run.
 //! * `check`, `health`, `users`, `records`, `import`, `threads`: call one.
+//! * `cluster`: the servers of a cell.
 //! * `top`: watches one.
 //! * `backup`, `restore`: a server's data in a file, and a data directory from one.
 //! * `pages`: lists, a page at a time.
@@ -21,6 +22,7 @@ mod batches;
 mod check;
 mod check_config;
 mod checkpoint;
+mod cluster;
 mod dev;
 mod document;
 mod failure;
@@ -67,7 +69,7 @@ pub struct Arguments {
 enum Command {
     /// Run a server
     Serve(serve::ServerFlags),
-    /// Run a server on this machine with all services, to try things out
+    /// Run a cell of servers on this machine with all services, to try things out and break them
     Dev(dev::Dev),
     /// Print the configuration that `serve` would run with, and where each value came from
     CheckConfig(serve::ServerFlags),
@@ -86,6 +88,9 @@ enum Command {
     /// Create threads, post to them, and follow them on this device
     #[command(subcommand)]
     Threads(threads::Threads),
+    /// Show the servers of a cell, add and remove them, and say which one leads
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Save the data of a running server in a file
     Backup(backup::Backup),
     /// Make a data directory from a backup
@@ -130,6 +135,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, global } = arguments;
     match command {
         Command::Serve(flags) => serving(serve::run(flags)),
+        Command::Dev(dev) if dev.is_action() => dev.act(&mut Output::new(global.resolve()?.1)),
         Command::Dev(dev) => serving(dev.run()),
         Command::CheckConfig(flags) => check_config::run(&flags),
         Command::Restore(restore) => restore.run(&mut Output::new(global.resolve()?.1)),
@@ -148,6 +154,7 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
     // Bad arguments are told before a server is looked for.
     match command {
         Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
+        Command::Cluster(cluster) => Box::pin(cluster.run(&target, &mut output)).await,
         Command::Backup(backup) => Box::pin(backup.run(&target, &mut output)).await,
         Command::Health(health) => health.run(&target, &mut output).await,
         Command::Top(top) => Box::pin(top.run(&target, &mut output)).await,

@@ -1,12 +1,12 @@
 //! Which columns each message has in a table.
 
 use flotilla_proto::{
-    cluster::v1::SpaceCheck,
+    cluster::v1::{Server, SpaceCheck},
     records::v1::{Record, Table},
     threads::v1::{Member, Thread},
     users::v1::User,
 };
-use prost_types::Timestamp;
+use prost_types::{Duration, Timestamp};
 
 use super::json::to_json;
 
@@ -74,6 +74,50 @@ impl Row for Member {
     fn cells(&self) -> Vec<String> {
         let at = format!("#{}", self.join_sequence);
         vec![self.user_id.clone(), self.display_name.clone(), time(self.join_time.as_ref()), at]
+    }
+}
+
+impl Row for Server {
+    const COLUMNS: &'static [&'static str] = &[
+        "ID", "ADDRESS", "SERVICES", "ROLE", "LEADER", "STATE", "TERM", "LOG END", "APPLIED", "LAG", "VERSION",
+        "UP SINCE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let leads = if self.is_leader { "leads" } else { "" };
+        vec![
+            self.id.to_string(),
+            self.address.clone(),
+            self.services.join(","),
+            word(self.role().as_str_name(), "ROLE_"),
+            leads.to_owned(),
+            word(self.state().as_str_name(), "STATE_"),
+            self.term.to_string(),
+            self.log_end.to_string(),
+            self.applied_index.to_string(),
+            lag(self.lag.as_ref()),
+            self.version.clone(),
+            time(self.start_time.as_ref()),
+        ]
+    }
+}
+
+/// An enum's value as a word: `LOG_FAILED` is "log failed".
+pub(super) fn word(name: &str, prefix: &str) -> String {
+    match name.strip_prefix(prefix).unwrap_or(name) {
+        "UNSPECIFIED" => "?".to_owned(),
+        name => name.to_lowercase().replace('_', " "),
+    }
+}
+
+/// How far behind, to the millisecond.
+fn lag(lag: Option<&Duration>) -> String {
+    let Some(lag) = lag else { return "?".to_owned() };
+    let millis = u64::try_from(lag.seconds).unwrap_or_default() * 1000 + lag.nanos.unsigned_abs() as u64 / 1_000_000;
+    match (millis, lag.nanos) {
+        (0, 0) => "0".to_owned(),
+        (0, _) => "<1ms".to_owned(),
+        _ => humantime::format_duration(std::time::Duration::from_millis(millis)).to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `flotilla serve`.
 
-use std::{future::Future, path::PathBuf};
+use std::{future::Future, io, path::PathBuf};
 
 use clap::Args;
 
@@ -42,6 +42,9 @@ pub(super) struct ServerFlags {
     /// Any other key, for instance limits.cache=256MiB; may be given many times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Stop, too, when stdin ends: whoever started this has gone
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
 }
 
 impl ServerFlags {
@@ -79,14 +82,32 @@ pub(super) async fn run(flags: ServerFlags) -> Result<(), Failure> {
     let config = flags.layers()?.config()?;
     config.check(&services::names())?;
     begin(&config)?;
-    let mut stop = Box::pin(stop::signals()?);
+    let signals = stop::signals()?;
+    let mut stop = Box::pin(async move {
+        tokio::select! {
+            () = signals => {}
+            () = end_of_input(), if flags.exit_with_parent => tracing::info!("who started this process has gone: stopping"),
+        }
+    });
     let listeners = Listeners::bind(&config).await?;
     let Some(server) = open(config, listeners, &mut stop).await? else { return Ok(()) };
     Ok(server.run(stop).await?)
 }
 
+/// Returns when stdin has ended. A thread of its own waits for that: the runtime would wait for one of
+/// its own threads when it ends.
+async fn end_of_input() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is an end, too; and nobody may listen any more.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = tell.send(());
+    });
+    let _ = told.await;
+}
+
 /// Starts logging; the first line says what runs.
-pub(super) fn begin(config: &Config) -> Result<(), Failure> {
+fn begin(config: &Config) -> Result<(), Failure> {
     telemetry::start(&config.telemetry).map_err(ServeError::Log)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -94,15 +115,14 @@ pub(super) fn begin(config: &Config) -> Result<(), Failure> {
         data_dir = %config.data_dir.display(),
         "flotilla starts"
     );
+    for warning in config.warnings() {
+        tracing::warn!(warning, "the configuration is doubtful");
+    }
     Ok(())
 }
 
 /// Opens a server; none if it was asked to stop meanwhile, which a long replay must not delay.
-pub(super) async fn open(
-    config: Config,
-    listeners: Listeners,
-    stop: impl Future<Output = ()>,
-) -> Result<Option<Server>, Failure> {
+async fn open(config: Config, listeners: Listeners, stop: impl Future<Output = ()>) -> Result<Option<Server>, Failure> {
     tokio::select! {
         opened = Server::open(config, listeners) => Ok(Some(opened?)),
         () = stop => {

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use super::Origin;
+use super::{CellError, Origin};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A key that a later version will have.
-    #[error("{origin}: `{key}` is not in this version, which runs cells of one server: remove it")]
+    #[error("{origin}: `{key}` is not in this version: remove it")]
     LaterKey {
         /// Where it stands.
         origin: Origin,
@@ -121,12 +121,22 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
-    /// Servers count from 1.
-    #[error("`cluster.id` is 0, and servers are numbered from 1")]
-    ServerZero,
-    /// A cell needs a name.
-    #[error("`cluster.name` is empty: name the cell, for instance \"flotilla\"")]
-    NamelessCell,
+    /// What it says of the cell can't be.
+    #[error(transparent)]
+    Cell(#[from] CellError),
+    /// Two numbers for one server.
+    #[error(
+        "{origin}: `cluster.ordinal` is {ordinal}, which is server {}, and `cluster.id` says {id}: remove one of them",
+        .ordinal.saturating_add(1)
+    )]
+    OtherOrdinal {
+        /// Where the ordinal stands.
+        origin: Origin,
+        /// What it says.
+        ordinal: u64,
+        /// What the id says.
+        id: u64,
+    },
     /// Not where a collector of traces can be.
     #[error("`telemetry.otlp_endpoint` is {endpoint:?}: {reason}")]
     BadCollector {

@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Switch,
     /// Separated by commas.
     List,
+    /// `NAME=VALUE`, separated by commas.
+    Map,
 }
 
 impl Key {
@@ -42,6 +44,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("unauthenticated", Kind::Switch),
     Key::new("cluster.name", Kind::Text),
     Key::new("cluster.id", Kind::Number),
+    Key::new("cluster.ordinal", Kind::Number),
+    Key::new("cluster.voters", Kind::Number),
+    Key::new("cluster.peers", Kind::Map),
+    Key::new("cluster.peers_dns", Kind::Text),
+    Key::new("cluster.secret_file", Kind::Text),
+    Key::new("cluster.heartbeat", Kind::Text),
+    Key::new("cluster.election", Kind::Text),
     Key::new("limits.concurrent_requests", Kind::Number),
     Key::new("limits.requests_per_caller", Kind::Number),
     Key::new("limits.streams", Kind::Number),
@@ -69,20 +78,25 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys, and tables, that the design has and this version hasn't.
-const LATER: &[&str] = &[
-    "cluster.voters",
-    "cluster.peers",
-    "cluster.peers_dns",
-    "cluster.secret_file",
-    "cluster.heartbeat",
-    "cluster.election",
-    "discovery",
-    "control_plane",
-];
+const LATER: &[&str] = &["discovery", "control_plane"];
 
 /// The key with this path.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
+}
+
+/// The variables of these keys, and of all keys of these tables.
+pub(crate) fn variables_of(paths: &[&str]) -> Vec<String> {
+    let within = |path: &str, key: &Key| {
+        key.path.strip_prefix(path).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+    };
+    KEYS.iter().filter(|key| paths.iter().any(|path| within(path, key))).map(Key::variable).collect()
+}
+
+/// The key that this path is, or leads into: of a list an element, of a map an entry.
+pub(super) fn holding(path: &str) -> Option<&'static Key> {
+    let leads_into = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+    KEYS.iter().find(|key| path.strip_prefix(key.path).is_some_and(leads_into))
 }
 
 /// Whether a later version will have this key.
@@ -135,7 +149,7 @@ mod tests {
 
     #[test]
     fn keys_of_later_versions_are_known_as_such() {
-        assert!(is_later("cluster.peers"));
+        assert!(is_later("control_plane"));
         assert!(is_later("discovery.zone"));
         assert!(!is_later("cluster.name"));
     }

@@ -148,6 +148,7 @@ impl Layers {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
             }
+            Kind::Map => Value::Table(map(text).ok_or_else(|| bad("a list such as 1=10.0.0.1:7400,2=10.0.0.2:7400"))?),
         };
         self.given.insert(key.path, (value, origin));
         Ok(())
@@ -156,8 +157,20 @@ impl Layers {
     /// The values that were given, over the defaults.
     ///
     /// # Errors
-    /// If a value has another type or form than its key.
+    /// If a value has another type or form than its key, or id and ordinal are of two servers.
     pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = self.deserialize()?;
+        if let (Some(ordinal), Some((_, origin))) = (config.cluster.ordinal, self.given.get("cluster.ordinal")) {
+            let id = ordinal.saturating_add(1);
+            if self.given.contains_key("cluster.id") && config.cluster.id != id {
+                return Err(ConfigError::OtherOrdinal { origin: origin.clone(), ordinal, id: config.cluster.id });
+            }
+            config.cluster.id = id;
+        }
+        Ok(config)
+    }
+
+    fn deserialize(&self) -> Result<Config, ConfigError> {
         let mut table = Table::new();
         for (path, (value, _)) in &self.given {
             let (parent, name) = path.rsplit_once('.').map_or((None, *path), |(parent, name)| (Some(parent), name));
@@ -172,8 +185,8 @@ impl Layers {
         }
         serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
             let path = error.path().to_string();
-            // Within a list, the path goes on with the index.
-            let key = KEYS.iter().find(|key| path.starts_with(key.path)).map_or(path.as_str(), |key| key.path);
+            // Within a list or a map, the path goes on.
+            let key = keys::holding(&path).map_or(path.as_str(), |key| key.path);
             let origin = self.given.get(key).map(|(_, origin)| origin.clone());
             ConfigError::BadValue {
                 origin: origin.unwrap_or_else(|| Origin::Flag("--set".to_owned())),
@@ -207,6 +220,19 @@ impl Layers {
     }
 }
 
+/// `NAME=VALUE,NAME=VALUE`; none if it isn't, or names something twice.
+fn map(text: &str) -> Option<Table> {
+    let mut table = Table::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=')?;
+        let before = table.insert(name.trim().to_owned(), Value::String(value.trim().to_owned()));
+        if before.is_some() {
+            return None;
+        }
+    }
+    Some(table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_key_of_a_later_version_is_told_as_such() {
-        for text in ["[cluster]\npeers = [\"1=a:7400\"]\n", "[discovery]\nzone = \"a\"\n"] {
+        for text in ["[control_plane]\nlisten = \"a\"\n", "[discovery]\nzone = \"a\"\n"] {
             let error = from_text(text).unwrap_err();
             assert!(matches!(error, ConfigError::LaterKey { .. }), "{error}");
         }
@@ -256,5 +282,44 @@ mod tests {
         assert!(text.contains("# flag --services"), "{text}");
         assert!(text.contains("# c.toml:3"), "{text}");
         assert_eq!(from_text(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn peers_are_a_table_in_the_file_and_a_list_in_a_flag() {
+        let inline = from_text("[cluster]\npeers = { 1 = \"a:7400\", 10 = \"b:7400\" }\n").unwrap();
+        let table = from_text("[cluster.peers]\n1 = \"a:7400\"\n10 = \"b:7400\"\n").unwrap();
+        let mut layers = Layers::default();
+        layers.add_set("cluster.peers = 1=a:7400, 10=b:7400").unwrap();
+        let flag = layers.config().unwrap();
+        assert_eq!((&inline, &table), (&flag, &flag));
+        assert_eq!(flag.peer_address(10).as_deref(), Some("b:7400"));
+        let text = layers.render(&flag);
+        assert!(text.contains("peers = { 1 = \"a:7400\", 10 = \"b:7400\" }"), "{text}");
+        assert_eq!(from_text(&text).unwrap(), flag);
+    }
+
+    #[test]
+    fn peers_that_are_none_are_told_with_their_place() {
+        for (text, told) in [
+            ("[cluster]\npeers = { one = \"a:7400\" }\n", "config.toml:2: `cluster.peers`: \"one\" is not the number"),
+            ("[cluster]\npeers = { 1 = \"a:7400\", 01 = \"b:7400\" }\n", "server 1 is there twice"),
+            ("[cluster]\npeers = { 1 = 7400 }\n", "config.toml:2: `cluster.peers`: "),
+            ("[cluster]\npeers_dns = 7\n", "config.toml:2: `cluster.peers_dns`: "),
+        ] {
+            let error = from_text(text).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        for text in ["a:7400", "1=a:7400,1=b:7400"] {
+            let error = Layers::default().add_set(&format!("cluster.peers={text}")).unwrap_err().to_string();
+            assert!(error.contains("1=10.0.0.1:7400,2="), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_ordinal_gives_the_id_unless_another_was_given() {
+        assert_eq!(from_text("[cluster]\nordinal = 2\n").unwrap().cluster.id, 3);
+        assert_eq!(from_text("[cluster]\nordinal = 2\nid = 3\n").unwrap().cluster.id, 3);
+        let error = from_text("[cluster]\nid = 2\nordinal = 2\n").unwrap_err().to_string();
+        assert!(error.starts_with("config.toml:3: `cluster.ordinal` is 2, which is server 3"), "{error}");
     }
 }

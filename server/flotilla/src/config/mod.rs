@@ -9,8 +9,10 @@
 //! * `keys`: the closed list of keys, and the nearest known name for a typo.
 //! * `layers`: one value for each key, from the strongest source that gives one.
 //! * `units`: sizes and durations as people write them.
+//! * `cell`: where the servers of a cell are, and what of that can't be right.
 //! * `client`: the small file of the command line; `device`: the name of its device.
 
+pub(crate) mod cell;
 pub mod client;
 pub mod device;
 mod error;
@@ -27,8 +29,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use cell::CellError;
 pub use error::ConfigError;
 pub use keys::nearest;
+pub(crate) use keys::variables_of;
 pub use layers::{Layers, Origin};
 pub use units::Size;
 
@@ -63,9 +67,13 @@ pub struct Cluster {
     pub name: String,
     /// This server's number in the cell, from 1.
     pub id: u64,
+    /// The same counted from 0, where a machine is told so; `id` is one more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordinal: Option<u64>,
     /// How many servers of the cell vote: 1, 3 or 5. Numbers above it are learners.
     pub voters: u64,
     /// Where each server of the cell is reached, by its number: `host:port`. Empty: alone, unless `peers_dns` is set.
+    #[serde(with = "cell::peers")]
     pub peers: BTreeMap<u64, String>,
     /// The same as a pattern, `flotilla-{ordinal}.flotilla:7400`: `{ordinal}` is the number minus one, `{id}` the number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +84,7 @@ pub struct Cluster {
     /// How often a leader says that it is there.
     #[serde(with = "units::duration")]
     pub heartbeat: Duration,
-    /// How long after a leader's last word another is elected, at most.
+    /// How long after a leader's last word another is elected, at most about this.
     #[serde(with = "units::duration")]
     pub election: Duration,
 }
@@ -201,8 +209,18 @@ impl Config {
         }
     }
 
-    /// Checks what serde can't: that services are named and known, and that nobody is let in
-    /// whom nobody meant to let in.
+    /// Where a server of the cell is reached, `host:port`, as far as the config says it.
+    pub fn peer_address(&self, id: u64) -> Option<String> {
+        self.cluster.address_of(id)
+    }
+
+    /// What is allowed, and that a person should know nevertheless: a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        self.cluster.warnings()
+    }
+
+    /// Checks what serde can't: that services are named and known, that nobody is let in whom nobody
+    /// meant to let in, and that the cell can be one.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -215,12 +233,7 @@ impl Config {
         if self.telemetry.debug && !self.telemetry.debug_exposed && !health.ip().to_canonical().is_loopback() {
             return Err(ConfigError::DebugOpenToTheNetwork { health });
         }
-        if self.cluster.id == 0 {
-            return Err(ConfigError::ServerZero);
-        }
-        if self.cluster.name.is_empty() {
-            return Err(ConfigError::NamelessCell);
-        }
+        self.cluster.check()?;
         if let Some(endpoint) = &self.telemetry.otlp_endpoint {
             check_collector(endpoint)?;
         }
@@ -276,6 +289,7 @@ impl Default for Cluster {
         Self {
             name: "flotilla".to_owned(),
             id: 1,
+            ordinal: None,
             voters: 1,
             peers: BTreeMap::new(),
             peers_dns: None,
@@ -439,7 +453,7 @@ mod tests {
             .lines()
             .map(|line| match line.strip_prefix("# ") {
                 Some(rest)
-                    if ["services = ", "health_listen = ", "otlp_endpoint = "]
+                    if ["services = ", "health_listen = ", "peers = ", "secret_file = ", "otlp_endpoint = "]
                         .iter()
                         .any(|key| rest.starts_with(key)) =>
                 {
@@ -452,5 +466,6 @@ mod tests {
         let config: Config = toml::from_str(&uncommented).unwrap();
         config.check(&["users", "records"]).unwrap();
         assert_eq!(config.health_listen, Some(Config::default().health_address().unwrap()));
+        assert_eq!(config.peer_address(3).as_deref(), Some("10.0.0.3:7400"));
     }
 }

@@ -32,6 +32,9 @@ pub enum ServeError {
     /// Signals can't be received.
     #[error("can't wait for signals")]
     Signal(#[source] io::Error),
+    /// The secret of the cell can't be used.
+    #[error(transparent)]
+    Secret(#[from] flotilla_peers::SecretError),
     /// The data directory can't be opened.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -36,7 +36,8 @@ use std::{
     time::Duration,
 };
 
-use flotilla_replica::{Options, Replica};
+use flotilla_peers::{PeerNetwork, PeerServer, Secret};
+use flotilla_replica::{About, Options, PeerAddresses, Replica};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::service::Routes;
 
@@ -46,8 +47,7 @@ pub use listeners::Listeners;
 use crate::{config::Config, services};
 use debug::Debug;
 use health::{Health, Phase};
-use layers::slow::SlowLog;
-use layers::trace::Sampler;
+use layers::{ready::Later, slow::SlowLog, trace::Sampler};
 
 /// A server that serves.
 pub struct Server {
@@ -79,6 +79,8 @@ pub struct Addresses {
 
 /// How long closing the data directory may take. What is cut short is replayed at the next start.
 const CLOSE: Duration = Duration::from_secs(30);
+/// How long handing leadership over, and leaving the cell, may take.
+const LEAVE: Duration = Duration::from_secs(6);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often a running server looks whether its log still works.
 const LOG_CHECK: Duration = Duration::from_millis(500);
@@ -104,20 +106,34 @@ impl Server {
         let plain = plain::serve(listeners.health, &health, &metrics, debug, done(&closed));
         tracing::info!(address = %addresses.health, "serving health and metrics");
 
-        let replica = Replica::open(options(&config, addresses.api)).await?;
+        let secret = config.cluster.secret_file.as_deref().map(Secret::read).transpose()?;
+        let network = Arc::new(PeerNetwork::new(secret.clone()));
+        let replica = Replica::start(options(&config, addresses.api, &names, network)?).await?;
         metrics.register_replica(&replica);
         // Nobody else sets it.
         let _ = opened.set(replica.clone());
-        let facts = mount::facts(&addresses, &names);
-        let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping)?;
-        let tasks = tokio::spawn(mounted.tasks);
+        let peer_metrics = flotilla_peers::Metrics::default();
+        metrics.registry().with(|registry| peer_metrics.register(registry));
+        let peers = PeerServer::new(Arc::new(OnceLock::from(replica.host())), secret, peer_metrics);
         let methods = metrics.methods(mount::method_paths(&definitions));
         let kinds = Arc::new(mount::method_kinds());
         let slow = SlowLog::new(config.telemetry.slow_request, kinds.clone(), replica.clone());
         let sampler = config.telemetry.otlp_endpoint.is_some().then(|| Sampler::new(config.telemetry.trace_sample));
-        let gate = api::Gate { methods: Arc::new(methods), kinds, slow: Arc::new(slow), sampler };
-        let routes = Routes::clone(&mounted.routes);
-        let api = api::serve(listeners.api, routes, &config.limits, gate, done(&closing));
+        let later = Later::default();
+        let gate =
+            api::Gate { methods: Arc::new(methods), kinds, slow: Arc::new(slow), sampler, peers, later: later.clone() };
+        let early = mount::early(&definitions, &replica, &health, &stopping);
+        let api = api::serve(listeners.api, early, &config.limits, gate, done(&closing));
+        if let Err(error) = replica.until_ready().await {
+            api.abort();
+            // What it says matters more than what closing says.
+            let _ = replica.shutdown().await;
+            return Err(error.into());
+        }
+        let mounted = mount::mount(&definitions, &replica, &health, metrics.registry(), &stopping)?;
+        let tasks = tokio::spawn(mounted.tasks);
+        // Nobody else sets it.
+        let _ = later.set(mounted.routes.clone());
         health.set(Phase::Serving);
         tracing::info!(address = %addresses.api, services = names.join(","), "ready, serving gRPC and gRPC-Web");
 
@@ -188,7 +204,8 @@ impl Server {
         let limits = &self.config.limits;
         tracing::info!(bound = ?limits.drain, "stopping: no longer ready, ending streams");
         self.health.set(Phase::Draining);
-        tokio::time::sleep(limits.drain_delay).await;
+        let leave = self.replica.leave(started + limits.drain_delay.max(LEAVE));
+        tokio::join!(leave, tokio::time::sleep(limits.drain_delay));
         self.closing.send_replace(true);
         self.stopping.send_replace(true);
         let drained = tokio::time::timeout(limits.drain, async {
@@ -223,12 +240,29 @@ fn done(sender: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<>
     async move { _ = receiver.wait_for(|done| *done).await }
 }
 
-fn options(config: &Config, address: SocketAddr) -> Options {
-    let limits = &config.limits;
-    Options {
-        cell: config.cluster.name.clone(),
-        server: config.cluster.id,
-        address: address.to_string(),
+fn options(
+    config: &Config,
+    address: SocketAddr,
+    services: &[&str],
+    network: Arc<PeerNetwork>,
+) -> Result<Options, ServeError> {
+    let (cluster, limits) = (&config.cluster, &config.limits);
+    let id = cluster.id;
+    let known = config.clone();
+    let peers: PeerAddresses = Arc::new(move |server| known.peer_address(server));
+    Ok(Options {
+        cell: cluster.name.clone(),
+        server: id,
+        address: config.peer_address(id).unwrap_or_else(|| address.to_string()),
+        voters: cluster.voters,
+        peers: (!cluster.peers.is_empty() || cluster.peers_dns.is_some()).then_some(peers),
+        network,
+        heartbeat: cluster.heartbeat,
+        election: cluster.election,
+        about: About {
+            services: services.iter().map(|&name| name.to_owned()).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
         cache_bytes: limits.cache.bytes(),
         feed_retention_bytes: limits.feed_retention_size.bytes(),
         feed_retention: limits.feed_retention,
@@ -238,5 +272,5 @@ fn options(config: &Config, address: SocketAddr) -> Options {
         max_waiting: limits.waiting_transactions,
         catch_up_timeout: limits.catch_up,
         ..Options::new(config.data_dir.clone())
-    }
+    })
 }

@@ -1,9 +1,12 @@
 //! Which services there are, and what they are given.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::Router;
-use flotilla_cluster::{Cluster, Facts};
+use flotilla_cluster::Cluster;
 use flotilla_kit::{Context, Local, MetricsRegistry, service::Definition, tasks};
 use flotilla_proto::{
     FILE_DESCRIPTOR_SET,
@@ -19,7 +22,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_reflection::server::Builder;
 
 use super::{
-    Addresses, ServeError,
+    ServeError,
     health::{Health, Phase},
     layers::{admission::MethodKind, refusal},
 };
@@ -34,15 +37,33 @@ const INFRASTRUCTURE: [&str; 5] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// What a server says of itself.
-pub(super) fn facts(addresses: &Addresses, services: &[&str]) -> Facts {
-    Facts {
-        address: addresses.api.to_string(),
-        services: services.iter().map(|&name| name.to_owned()).collect(),
-        spaces: services::ALL.iter().map(|service| (service.space.number(), service.name)).collect(),
-        version: env!("CARGO_PKG_VERSION"),
-        started: SystemTime::now(),
-    }
+/// The names of all spaces, by their numbers.
+fn spaces() -> BTreeMap<u32, &'static str> {
+    services::ALL.iter().map(|service| (service.space.number(), service.name)).collect()
+}
+
+/// What is served from the start: the cell's own service and health. Others are told to wait.
+pub(super) fn early(
+    definitions: &[&'static Definition],
+    replica: &Replica,
+    health: &Health,
+    stopping: &watch::Sender<bool>,
+) -> Routes {
+    let paths: Arc<[String]> = method_paths(definitions).into();
+    let starting = move |uri: Uri, headers: HeaderMap| {
+        let known = paths.iter().any(|path| path == uri.path());
+        async move {
+            match known {
+                true => refusal::starting(),
+                false => elsewhere(uri, headers).await,
+            }
+        }
+    };
+    let mut routes = RoutesBuilder::from(Router::new().fallback(starting));
+    let cluster = Cluster::new(replica.clone(), spaces(), stopping.subscribe());
+    routes.add_service(ClusterServiceServer::new(cluster));
+    routes.add_service(health.service(Phase::Draining));
+    routes.routes().prepare()
 }
 
 /// What is served, and what runs beside it.
@@ -100,7 +121,6 @@ pub(super) fn method_kinds() -> HashMap<String, MethodKind> {
 pub(super) fn mount(
     definitions: &[&'static Definition],
     replica: &Replica,
-    facts: Facts,
     health: &Health,
     metrics: &MetricsRegistry,
     stopping: &watch::Sender<bool>,
@@ -116,7 +136,8 @@ pub(super) fn mount(
         running.push(tasks::run(context, built.tasks));
         tracing::debug!(service = definition.name, "mounted");
     }
-    routes.add_service(ClusterServiceServer::new(Cluster::new(replica.clone(), facts, stopping.subscribe())));
+    let cluster = Cluster::new(replica.clone(), spaces(), stopping.subscribe());
+    routes.add_service(ClusterServiceServer::new(cluster));
     routes.add_service(health.service(Phase::Draining));
     let names = grpc_names(definitions);
     routes.add_service(reflection(&names).build_v1()?);

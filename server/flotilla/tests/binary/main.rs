@@ -7,7 +7,11 @@
 
 mod backup;
 mod calls;
+mod cluster;
 mod debug;
+mod dev;
+mod dev_three;
+mod fake_cell;
 mod harness;
 mod import;
 mod overload;

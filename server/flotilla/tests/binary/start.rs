@@ -86,8 +86,19 @@ fn a_data_directory_of_another_cell_is_refused() {
 fn a_port_that_is_taken_is_told_by_dev_with_the_way_out() {
     let dir = directory();
     let server = Server::start(dir.path());
-    let mut dev = flotilla(&["dev", "--listen", &server.api.to_string(), "--data-dir"]);
+    let mut dev = flotilla(&["dev", "--servers", "1", "--listen", &server.api.to_string(), "--dir"]);
     let ended = Ended::of(dev.arg(dir.path().join("other")));
     assert_eq!(ended.code, Some(74));
     assert!(ended.stderr.contains("--listen"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_even_count_of_voters_is_allowed_and_told_why_it_is_not_better() {
+    let peers = "--set=cluster.peers=1=127.0.0.1:7400,2=127.0.0.1:7401";
+    let ended = Ended::of(&mut flotilla(&["check-config", "--services", "all", "--set", "cluster.voters=2", peers]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("warning: `cluster.voters` is 2: an even count"), "{}", ended.stderr);
+    let ended = Ended::of(&mut flotilla(&["check-config", "--services", "all", "--set", "cluster.voters=3", peers]));
+    assert_eq!(ended.code, Some(64));
+    assert!(ended.stderr.contains("has 2 of them: add the others, as 3 = "), "{}", ended.stderr);
 }

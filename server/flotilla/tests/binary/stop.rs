@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::harness::{Process, Server, directory, flotilla};
+use crate::harness::{Server, directory};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_streams_with_unavailable_and_the_process_with_0_within_the_bound() {
@@ -47,18 +47,4 @@ fn a_second_signal_stops_a_draining_server_at_once() {
     server.process.stderr("the first signal", |line| line.contains("asked to stop"));
     server.process.signal(Signal::INT);
     assert_eq!(server.process.wait().code(), Some(130));
-}
-
-#[test]
-fn dev_says_where_everything_is_and_where_the_data_stays() {
-    let dir = directory();
-    let data = dir.path().join("data");
-    let mut dev = Process::start(flotilla(&["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data));
-    dev.stderr("the addresses", |line| line.contains("gRPC, gRPC-Web  http://127.0.0.1:"));
-    dev.stderr("the next commands", |line| line.contains("users create --email"));
-    dev.stderr("ready", |line| line.contains("ready, serving"));
-    dev.signal(Signal::INT);
-    dev.stderr("the last line", |line| line.contains("the data is kept in") && line.contains("data"));
-    assert_eq!(dev.wait().code(), Some(0));
-    assert!(data.join("identity.json").exists());
 }

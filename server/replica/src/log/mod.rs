@@ -105,6 +105,20 @@ impl Log {
         self.state().purged
     }
 
+    /// The first of the last entries that have about so many bytes together; none if there are fewer.
+    pub(crate) fn first_of_last(&self, bytes: u64) -> Option<u64> {
+        let state = self.state();
+        let mut sum = 0;
+        let lengths = state.positions.iter().map(|position| u64::from(position.length)).enumerate().rev();
+        for (position, length) in lengths {
+            sum += length;
+            if sum > bytes {
+                return Some(state.first_index + position as u64);
+            }
+        }
+        None
+    }
+
     /// Why nothing can be written any more, if so.
     pub(crate) fn failed(&self) -> Option<String> {
         self.state().failed.clone()
@@ -129,7 +143,7 @@ impl Log {
     }
 
     /// Entries of a range of indexes; those that don't exist are left out.
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+    pub(crate) fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut on_disk = Vec::new();
         {
@@ -150,12 +164,19 @@ impl Log {
             }
         }
         if on_disk.is_empty() {
+            let mut bytes = 0;
+            let fits = entries.iter().take_while(|entry| {
+                bytes += entry_bytes(entry);
+                bytes <= max_bytes
+            });
+            let count = fits.count().max(1);
+            entries.truncate(count);
             return Ok(entries);
         }
         let mut read = Vec::with_capacity(on_disk.len() + entries.len());
-        let mut bytes_read = 0;
+        let mut bytes_read = 0_usize;
         for (file, position) in on_disk {
-            bytes_read += position.length as usize;
+            bytes_read = bytes_read.saturating_add(position.length as usize);
             if bytes_read > max_bytes && !read.is_empty() {
                 return Ok(read);
             }
@@ -163,7 +184,13 @@ impl Log {
             file.read_exact_at(&mut bytes, u64::from(position.offset))?;
             read.push(decode_entry(bytes, &self.directory, position)?);
         }
-        read.append(&mut entries);
+        for entry in entries {
+            bytes_read += entry_bytes(&entry);
+            if bytes_read > max_bytes {
+                break;
+            }
+            read.push(entry);
+        }
         Ok(read)
     }
 }

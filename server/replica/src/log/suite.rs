@@ -34,7 +34,7 @@ impl StoreBuilder<TypeConfig, LogStorage, Machine, tempfile::TempDir> for Builde
         let directory = tempfile::tempdir().expect("a directory");
         let opened = open::open(&small(directory.path())).expect("an empty directory opens");
         tokio::spawn(opened.writer.run());
-        let machine = Machine::new(opened.derived, opened.snapshots, opened.log, oneshot::channel().0);
+        let machine = Machine::new(opened.derived, opened.snapshots, opened.log, true, oneshot::channel().0);
         Ok((directory, opened.log_storage, machine))
     }
 }

@@ -6,6 +6,7 @@
 //! # Layout
 //!
 //! * [`writer`], [`reader`]: the format, to and from any stream of bytes.
+//! * [`transfer`]: a snapshot on its way between servers.
 //! * [`file`]: files of the disk seam as such streams.
 //!
 //! # Format
@@ -18,10 +19,11 @@
 
 mod file;
 mod reader;
+mod transfer;
 mod writer;
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -31,14 +33,19 @@ use std::{
 
 use flotilla_proto::storage::v1::{Applied, WindowEntry};
 use flotilla_store::{PointInTime, RowKey, Store, StoreError};
-use openraft::{Snapshot, alias::SnapshotOf};
+use openraft::{
+    Snapshot,
+    alias::{SnapshotMetaOf, SnapshotOf},
+};
 
 pub(crate) use file::{Sink, Source};
 pub(crate) use reader::{Part, Reader, announced_rows};
+pub(crate) use transfer::{receive, send_snapshot};
 pub(crate) use writer::{Writer, Written, write_moment};
 
 use crate::{
-    disk::Disk,
+    cell::Cell,
+    disk::{Disk, DiskFile},
     error::Unreadable,
     raft::{StoredMembership, TypeConfig, log_id_from_storage, membership_from_storage},
     window::Window,
@@ -62,29 +69,67 @@ pub(crate) enum SnapshotError {
     Io(#[from] io::Error),
 }
 
-/// A published snapshot's file, as openraft passes it around.
-#[derive(Debug, Clone)]
-pub(crate) struct SnapshotFile(
-    #[expect(dead_code, reason = "for the network between peers to read")] pub(crate) PathBuf,
-);
+/// A snapshot's file, as openraft passes it around. It stays readable when its name is gone.
+#[derive(Clone)]
+pub(crate) struct SnapshotFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// It came from a peer, and isn't published here.
+    pub(crate) installing: Option<Installing>,
+}
+
+/// Marks a snapshot that came from a peer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Installing;
+
+impl fmt::Debug for SnapshotFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of {} bytes", self.path.display(), self.length)
+    }
+}
+
+impl SnapshotFile {
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// CRC-32C of the whole file. Reads it.
+    pub(crate) fn checksum(&self) -> io::Result<u32> {
+        let mut checksum = 0;
+        let mut buffer = vec![0; 256 * 1024];
+        let mut offset = 0;
+        while offset < self.length {
+            let count = usize::try_from(self.length - offset).unwrap_or(usize::MAX).min(buffer.len());
+            self.file.read_exact_at(&mut buffer[..count], offset)?;
+            checksum = crc32c::crc32c_append(checksum, &buffer[..count]);
+            offset += count as u64;
+        }
+        Ok(checksum)
+    }
+}
 
 /// The snapshots of a directory; at most one is published.
 pub(crate) struct Snapshots {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    cell: String,
-    history: String,
+    cell: Arc<Cell>,
     current: Mutex<Option<(PathBuf, Applied)>>,
 }
 
+/// Stands beside a snapshot that came from a peer until the log is cut behind it: only then may a
+/// snapshot be ahead of the log.
+const FROM_PEER: &str = "from-peer";
+
 impl Snapshots {
     /// Opens a directory, or makes it. Leftovers are removed.
-    pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, cell: &str, history: &str) -> io::Result<Self> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, cell: Arc<Cell>) -> io::Result<Self> {
         disk.create_dir(directory)?;
         let mut names = disk.list(directory)?;
         names.sort_unstable();
         let published = names.iter().rposition(|name| name.ends_with(".snapshot")).map(|newest| names.remove(newest));
-        for name in names {
+        for name in names.into_iter().filter(|name| name != FROM_PEER) {
             disk.remove(&directory.join(name))?;
         }
         let current = match published {
@@ -98,8 +143,40 @@ impl Snapshots {
             }
             None => None,
         };
-        let (directory, cell, history) = (directory.to_path_buf(), cell.to_owned(), history.to_owned());
-        Ok(Self { disk, directory, cell, history, current: current.into() })
+        Ok(Self { disk, directory: directory.to_path_buf(), cell, current: current.into() })
+    }
+
+    /// Whether the published snapshot came from a peer, and the log may not know of it yet.
+    pub(crate) fn came_from_peer(&self) -> bool {
+        self.disk.open(&self.directory.join(FROM_PEER)).is_ok()
+    }
+
+    /// Notes that the log is cut behind the published snapshot.
+    pub(crate) fn log_is_cut(&self) -> io::Result<()> {
+        match self.disk.remove(&self.directory.join(FROM_PEER)) {
+            Ok(()) => self.disk.sync_dir(&self.directory),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a snapshot that came from a peer and is synced; the former one goes.
+    pub(crate) fn publish_from_peer(&self, snapshot: &SnapshotFile, applied: Applied) -> io::Result<()> {
+        let marker = self.disk.create(&self.directory.join(FROM_PEER))?;
+        marker.sync()?;
+        self.disk.sync_dir(&self.directory)?;
+        self.publish(&snapshot.path, applied)
+    }
+
+    fn publish(&self, partial: &Path, applied: Applied) -> io::Result<()> {
+        let path = self.directory.join(file_name(&applied));
+        self.disk.rename(partial, &path)?;
+        self.disk.sync_dir(&self.directory)?;
+        let former = self.lock().replace((path.clone(), applied));
+        if let Some((former, _)) = former.filter(|(former, _)| *former != path) {
+            self.disk.remove(&former)?;
+        }
+        Ok(())
     }
 
     /// Where the state machine stood at the published snapshot.
@@ -116,15 +193,13 @@ impl Snapshots {
     /// The published snapshot, as openraft wants it.
     pub(crate) fn current(&self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
         let Some((path, applied)) = self.lock().clone() else { return Ok(None) };
-        let stored = applied.membership.unwrap_or_default();
-        let membership = membership_from_storage(&stored).ok_or_else(|| {
+        let meta = meta(&applied).ok_or_else(|| {
             let what = Unreadable::Damaged { at: 0, what: "its membership makes no sense".into() };
             unreadable(&path, &what)
         })?;
-        let last_membership = StoredMembership::new(stored.log_id.as_ref().map(log_id_from_storage), membership);
-        let last_log_id = applied.log_id.as_ref().map(log_id_from_storage);
-        let meta = openraft::SnapshotMeta { last_log_id, last_membership };
-        Ok(Some(Snapshot { meta, snapshot: SnapshotFile(path) }))
+        let file: Arc<dyn DiskFile> = self.disk.open(&path)?.into();
+        let length = file.len()?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotFile { path, file, length, installing: None } }))
     }
 
     /// Writes and publishes a snapshot; the former one goes.
@@ -135,8 +210,7 @@ impl Snapshots {
         stopping: &AtomicBool,
     ) -> Result<Applied, SnapshotError> {
         let applied = point.applied().clone();
-        let path = self.directory.join(file_name(&applied));
-        let partial = path.with_extension("partial");
+        let partial = self.directory.join(file_name(&applied)).with_extension("partial");
         let written = self.write_file(&partial, &mut point, window, stopping);
         drop(point);
         if let Err(error) = written {
@@ -144,22 +218,28 @@ impl Snapshots {
             let _ = self.disk.remove(&partial);
             return Err(error);
         }
-        self.disk.rename(&partial, &path)?;
-        self.disk.sync_dir(&self.directory)?;
-        let former = self.lock().replace((path.clone(), applied.clone()));
-        if let Some((former, _)) = former.filter(|(former, _)| *former != path) {
-            self.disk.remove(&former)?;
-        }
+        self.publish(&partial, applied.clone())?;
         Ok(applied)
     }
 
     /// Fills an empty store from the published snapshot, and returns the
     /// requests that were remembered then.
     pub(crate) fn load(&self, store: &Store) -> Result<Vec<WindowEntry>, SnapshotError> {
-        let Some((path, applied)) = self.lock().clone() else { return Ok(Vec::new()) };
-        let unreadable = |error| SnapshotError::Io(unreadable(&path, &error));
-        let source = io::BufReader::new(Source::new(self.disk.open(&path)?.into())?);
-        let (mut reader, _) = Reader::open(source).map_err(unreadable)?;
+        let Some((path, _)) = self.lock().clone() else { return Ok(Vec::new()) };
+        self.load_file(&path, self.disk.open(&path)?.into(), store).map(|(_, window)| window)
+    }
+
+    /// The same from a file that need not be published; also says where the state machine stood.
+    pub(crate) fn load_file(
+        &self,
+        path: &Path,
+        file: Arc<dyn DiskFile>,
+        store: &Store,
+    ) -> Result<(Applied, Vec<WindowEntry>), SnapshotError> {
+        let unreadable = |error| SnapshotError::Io(unreadable(path, &error));
+        let source = io::BufReader::new(Source::new(file)?);
+        let (mut reader, header) = Reader::open(source).map_err(unreadable)?;
+        let applied = header.applied.unwrap_or_default();
         let (mut rows, mut window) = (0, Vec::new());
         let total = announced_rows(&applied);
         while let Some(part) = reader.next().map_err(unreadable)? {
@@ -182,8 +262,8 @@ impl Snapshots {
                 tracing::info!(rows, total, "rebuilding the store from the snapshot");
             }
         }
-        store.finish_import(applied)?;
-        Ok(window)
+        store.finish_import(applied.clone())?;
+        Ok((applied, window))
     }
 
     fn write_file(
@@ -194,7 +274,8 @@ impl Snapshots {
         stopping: &AtomicBool,
     ) -> Result<(), SnapshotError> {
         let sink = Sink::new(self.disk.create(path)?);
-        let identity = (self.cell.as_str(), self.history.as_str());
+        let history = self.cell.history();
+        let identity = (self.cell.name.as_str(), &*history);
         let (sink, _) = write_moment(sink, identity, point, window, || stopping.load(Ordering::Acquire))?;
         Ok(sink.file.sync()?)
     }
@@ -208,6 +289,14 @@ impl Snapshots {
 pub(crate) fn file_name(applied: &Applied) -> String {
     let index = applied.log_id.as_ref().map_or(0, |log_id| log_id.index);
     format!("{index:016x}-{revision:016x}.snapshot", revision = applied.revision)
+}
+
+/// What openraft wants to know of a snapshot; none if its membership makes no sense.
+pub(crate) fn meta(applied: &Applied) -> Option<SnapshotMetaOf<TypeConfig>> {
+    let stored = applied.membership.clone().unwrap_or_default();
+    let membership = membership_from_storage(&stored)?;
+    let last_membership = StoredMembership::new(stored.log_id.as_ref().map(log_id_from_storage), membership);
+    Some(openraft::SnapshotMeta { last_log_id: applied.log_id.as_ref().map(log_id_from_storage), last_membership })
 }
 
 fn unreadable(path: &Path, error: &Unreadable) -> io::Error {

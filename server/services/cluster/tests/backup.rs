@@ -1,8 +1,8 @@
 //! Backups as their clients meet them: whole, few at a time, and not for ever.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::collections::BTreeMap;
 
-use flotilla_cluster::{Cluster, Facts};
+use flotilla_cluster::Cluster;
 use flotilla_proto::cluster::v1::{
     BackupRequest, BackupResponse, backup_response::Part, cluster_service_server::ClusterService,
 };
@@ -39,14 +39,7 @@ impl Server {
             replica.propose(row.build(), deadline).await.expect("a commit");
         }
         let (stopping, receiver) = watch::channel(false);
-        let facts = Facts {
-            address: String::new(),
-            services: Vec::new(),
-            spaces: BTreeMap::new(),
-            version: "0",
-            started: SystemTime::now(),
-        };
-        Self { cluster: Cluster::new(replica.clone(), facts, receiver), replica, stopping, _data: data }
+        Self { cluster: Cluster::new(replica.clone(), BTreeMap::new(), receiver), replica, stopping, _data: data }
     }
 
     async fn backup(&self) -> Result<Stream, Status> {
@@ -65,7 +58,7 @@ async fn a_backup_is_a_header_chunks_and_an_end_that_says_their_length_and_check
     let mut stream = server.backup().await.expect("a stream");
     let Ok(Part::Header(header)) = part(&mut stream).await else { panic!("the first message is a header") };
     assert_eq!((header.cell.as_str(), header.rows, header.format), ("flotilla", 8, 1));
-    assert_eq!((header.history.as_str(), header.revision), (server.replica.history(), 8));
+    assert_eq!((header.history.as_str(), header.revision), (&*server.replica.history(), 8));
     assert!(header.time.is_some_and(|time| time.seconds > 1_700_000_000));
     let mut bytes = Vec::new();
     let end = loop {

@@ -41,6 +41,12 @@ pub(super) fn expired_in_work() -> Response<Body> {
     respond(Error::OutcomeUnknown)
 }
 
+/// The server has not caught up with its cell yet.
+pub(in super::super) fn starting() -> Response<Body> {
+    let message = "the server is starting: it waits for its cell, or catches up with the log";
+    respond(Refusal::new(Reason::Starting, message))
+}
+
 /// The config of this server doesn't name the service.
 pub(in super::super) fn not_here(service: &str) -> Response<Body> {
     let message = format!("this server doesn't run {service}: its config names the services that it runs");

@@ -10,7 +10,7 @@ pub(crate) async fn ack(
     (user, device): (&str, &str),
     cursors: &[(&str, u64)],
 ) -> Result<Vec<u64>, Status> {
-    let history = server.replica.history().to_owned();
+    let history = server.replica.history().to_string();
     let cursors = cursors.iter().map(|&(thread, sequence)| ThreadCursor {
         thread_id: thread.into(),
         history: history.clone(),

@@ -83,7 +83,7 @@ async fn a_history_is_paged_from_either_end_without_gaps() {
     for number in 0..25 {
         server.post(&ada, &thread, &number.to_string()).await.expect("an event");
     }
-    let history = server.replica.history().to_owned();
+    let history = server.replica.history().to_string();
     for (newest_first, after) in [(false, 0), (true, 0), (false, 7), (true, 7)] {
         let (mut found, mut token) = (Vec::new(), String::new());
         loop {
@@ -119,7 +119,7 @@ async fn a_place_of_the_future_or_of_another_history_is_refused() {
     let server = Server::start().await;
     let ada = server.user("Ada").await;
     let thread = server.thread(&ada, &[]).await.id;
-    let history = server.replica.history().to_owned();
+    let history = server.replica.history().to_string();
     for (after_sequence, history, wanted) in [
         (9, history.clone(), "SEQUENCE_IN_FUTURE"),
         (1, "other".into(), "HISTORY_CHANGED"),

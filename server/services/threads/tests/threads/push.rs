@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn at(server: &Server, thread: &str, sequence: u64) -> ThreadCursor {
-    ThreadCursor { thread_id: thread.into(), history: server.replica.history().to_owned(), sequence }
+    ThreadCursor { thread_id: thread.into(), history: server.replica.history().to_string(), sequence }
 }
 
 #[tokio::test]

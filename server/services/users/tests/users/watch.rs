@@ -97,7 +97,7 @@ async fn an_update_that_changes_nothing_makes_no_event() {
 async fn a_cursor_that_cannot_be_served_gets_a_reset_and_a_good_end() {
     let server = Server::start().await;
     server.created("ada", "byron").await;
-    let history = server.replica.history().to_owned();
+    let history = server.replica.history().to_string();
     let current = Cursor { history: history.clone(), revision: 1, index: 0 };
     for (cursor, reason) in [
         (Cursor { history: "restored".into(), revision: 1, index: 0 }, Reason::HistoryChanged),

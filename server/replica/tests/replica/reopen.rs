@@ -1,11 +1,9 @@
 //! What a directory holds when it is opened again.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{deadline, open, options, put, row, stop};
 use flotilla_replica::Replica;
-use support::{deadline, open, options, put, row, stop};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledged_row_is_there_after_a_clean_stop() {
@@ -51,7 +49,7 @@ async fn deleted_change_records_are_made_again() {
     stop(replica).await;
     fs::remove_dir_all(directory.path().join("changes")).expect("removed");
     let replica = open(directory.path()).await;
-    let cursor = flotilla_replica::Cursor { history: replica.history().into(), revision: 0 };
+    let cursor = flotilla_replica::Cursor { history: replica.history().to_string(), revision: 0 };
     let mut feed = replica.feed(Some(&cursor)).expect("a feed");
     let records = feed.next(1000).await.expect("records");
     assert_eq!(records.iter().map(|record| record.revision).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());

@@ -11,8 +11,6 @@
 //! fit into the bounded slice; `POWER_CUT_SEED=7` tries one, and with
 //! `POWER_CUT_TRACE=1` tells what it does to the disk.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -25,16 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use flotilla_replica::{Change, Committed, Cursor, FeedError, Options, ProposeError, Replica, clock::Clock};
-use flotilla_store::{Transaction, TransactionBuilder};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use support::{
+use crate::support::{
     SPACE, TABLE, deadline,
     model::{Effect, Model, sorted},
     once,
     sim_disk::SimDisk,
 };
+use bytes::Bytes;
+use flotilla_replica::{Change, Committed, Cursor, FeedError, Options, ProposeError, Replica, clock::Clock};
+use flotilla_store::{Transaction, TransactionBuilder};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 /// How long seeds are tried if no number of them is asked for.
 const SLICE: Duration = Duration::from_secs(25);
@@ -290,7 +288,7 @@ impl World {
         }
         assert_eq!(rows, model.rows, "the rows are what the transactions make of them");
 
-        let cursor = |revision| Cursor { history: replica.history().to_owned(), revision };
+        let cursor = |revision| Cursor { history: replica.history().to_string(), revision };
         let mut feed = match replica.feed(Some(&cursor(0))) {
             Err(FeedError::BelowFloor { floor, .. }) => {
                 self.told.trims += 1;
@@ -463,7 +461,7 @@ impl Follower {
         let cursor = self.followed().cursor.clone();
         let mut feed = match replica.feed(cursor.as_ref()) {
             Err(FeedError::BelowFloor { floor, .. }) => {
-                replica.feed(Some(&Cursor { history: replica.history().to_owned(), revision: floor - 1 }))
+                replica.feed(Some(&Cursor { history: replica.history().to_string(), revision: floor - 1 }))
             }
             feed => feed,
         }

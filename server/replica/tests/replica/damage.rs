@@ -1,8 +1,6 @@
 //! Files that were damaged, and disks that fail: what is refused, what is made
 //! again, and what a person is told.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,8 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{deadline, faulty_disk::FaultyDisk, options, put, row, stop};
 use flotilla_replica::{Consistency, Cursor, OpenError, Options, ProposeError, Replica};
-use support::{deadline, faulty_disk::FaultyDisk, options, put, row, stop};
 
 /// Bytes of a segment's header, and of a frame's (`src/segment.rs`).
 const HEADER: usize = 40;
@@ -353,7 +351,7 @@ async fn assert_holds(replica: &Replica, numbers: std::ops::Range<u32>) {
 }
 
 async fn assert_feed_is_dense(replica: &Replica, last: u64) {
-    let mut feed = replica.feed(Some(&Cursor { history: replica.history().into(), revision: 0 })).expect("a feed");
+    let mut feed = replica.feed(Some(&Cursor { history: replica.history().to_string(), revision: 0 })).expect("a feed");
     let mut next = 1;
     while next <= last {
         for record in feed.next(100).await.expect("records") {

@@ -1,8 +1,6 @@
 //! Backups and what is restored from them: everything of one moment, under a new history; and what is
 //! refused before anything is made.
 
-mod support;
-
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -12,6 +10,7 @@ use std::{
     },
 };
 
+use crate::support::{SPACE, TABLE, deadline, faulty_disk::FaultyDisk, open, options, put, put_once, row, stop};
 use flotilla_proto::storage::v1::{SnapshotHeader, SnapshotRecord, snapshot_record::Kind};
 use flotilla_replica::{
     BackupError, BackupInfo, Cursor, FeedError, OpenError, Options, Replica, RestoreError, RestoreOptions, Restored,
@@ -21,7 +20,6 @@ use flotilla_replica::{
 };
 use flotilla_store::TransactionBuilder;
 use prost::Message;
-use support::{SPACE, TABLE, deadline, faulty_disk::FaultyDisk, open, options, put, put_once, row, stop};
 use tempfile::TempDir;
 
 /// A file with a backup, and what it is of.
@@ -102,12 +100,12 @@ async fn a_restored_cell_has_every_row_goes_on_with_its_lists_and_has_a_history_
     assert_eq!((done.cell.as_str(), done.former_cell.as_str()), ("flotilla", "flotilla"));
     assert_eq!((done.rows, done.backup_revision, done.requests), (backup.info.rows, 80, 40));
     assert_ne!(done.history, done.former_history);
-    assert_eq!(done.former_history, replica.history());
+    assert_eq!(done.former_history, *replica.history());
     assert!(done.revision > replica.status().revision + 1_000_000, "no etag of one cell fits the other");
 
     for life in 1..=2 {
         let again = open(&backup.fresh()).await;
-        assert_eq!(again.history(), done.history);
+        assert_eq!(*again.history(), *done.history);
         for number in 0..40 {
             let key = format!("row {number}").into_bytes();
             let (kept, made) = (replica.store().get(SPACE, TABLE, &key), again.store().get(SPACE, TABLE, &key));
@@ -179,9 +177,9 @@ async fn an_empty_cell_can_be_saved_and_restored_under_another_name() {
         ..RestoreOptions::new(backup.file(), backup.fresh())
     };
     restore(&options, |_, _| {}).expect("restored");
-    let error = Replica::open(support::options(&backup.fresh())).await.map(drop).expect_err("another cell");
+    let error = Replica::open(crate::support::options(&backup.fresh())).await.map(drop).expect_err("another cell");
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-    let harbour = Options { cell: "harbour".into(), server: 3, ..support::options(&backup.fresh()) };
+    let harbour = Options { cell: "harbour".into(), server: 3, ..crate::support::options(&backup.fresh()) };
     let again = Replica::open(harbour).await.expect("a replica");
     propose(&again, put("a", "row")).await;
     stop(again).await;
@@ -194,7 +192,8 @@ async fn a_restored_directory_survives_a_snapshot_and_loses_its_seed_of_a_log() 
     let backup = Backup::of(&replica).await;
     stop(replica).await;
     restored(&backup.file(), &backup.fresh()).expect("restored");
-    let small = || Options { snapshot_log_bytes: 1, log_segment_bytes: 64 * 1024, ..support::options(&backup.fresh()) };
+    let small =
+        || Options { snapshot_log_bytes: 1, log_segment_bytes: 64 * 1024, ..crate::support::options(&backup.fresh()) };
     let again = Replica::open(small()).await.expect("a replica");
     for number in 0..100 {
         propose(&again, put(&format!("new {number}"), &"y".repeat(4_000))).await;
@@ -405,7 +404,8 @@ async fn an_interrupted_restore_is_refused_by_a_server_and_begun_anew_by_another
         let begun = backup.fresh().join("restore.partial").exists();
         if begun && !made {
             half += 1;
-            let error = Replica::open(support::options(&backup.fresh())).await.map(drop).expect_err("half a restore");
+            let error =
+                Replica::open(crate::support::options(&backup.fresh())).await.map(drop).expect_err("half a restore");
             assert!(matches!(error, OpenError::HalfRestored { .. }), "after {steps} steps: {error}");
         }
         if !made {

@@ -1,19 +1,17 @@
 //! Transactions do to the store what they do to plain maps, and a reading of
 //! one moment sees that moment.
 
-mod support;
-
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
+use crate::support::{
+    SPACE,
+    model::{Key, Model, sorted},
+};
 use bytes::Bytes;
 use flotilla_store::{
     Applied, Draft, Outcome, Row, RowKey, Store, Transaction, TransactionBuilder, hash::Hashes, transaction,
 };
 use proptest::prelude::*;
-use support::{
-    SPACE,
-    model::{Key, Model, sorted},
-};
 
 const TABLES: [&str; 3] = ["a", "ab", "a\0b"];
 
