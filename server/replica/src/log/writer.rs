@@ -116,6 +116,7 @@ impl Writer {
             self.fail(&error);
         }
         while self.queue.recv_many(&mut waiting, QUEUE_BATCH).await > 0 {
+            self.disk.before_sync().await;
             let mut group = Vec::new();
             let mut bytes = 0;
             for write in waiting.drain(..) {
