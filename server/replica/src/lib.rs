@@ -29,7 +29,7 @@
 //! * [`identity`], [`open`], [`stores`]: from a data directory to all of the above; rebuilds what is derived.
 //! * [`upkeep`]: snapshots, retention, the disk's free space.
 //! * [`metrics`], [`sizes`], [`trace`]: how much, how large, and where a request is.
-//! * [`disk`], [`clock`]: the seams that a simulation replaces.
+//! * [`disk`], [`clock`]: the seams that a simulation replaces. [`runtime`]: the chance that it seeds.
 //!
 //! The only crate that names openraft. It reads no configuration and no
 //! environment: [`Options`] has everything.
@@ -62,6 +62,7 @@ mod read;
 mod read_index;
 pub mod replica;
 pub mod restore;
+mod runtime;
 mod segment;
 mod servers;
 pub mod sizes;
@@ -85,6 +86,8 @@ pub use metrics::Metrics;
 pub use options::{ENTRY_FORMAT, Options};
 pub use replica::{Committed, Consistency, Replica, Status};
 pub use restore::{RestoreOptions, Restored, restore};
+#[doc(hidden)]
+pub use runtime::draw_from_seed;
 pub use servers::{ServerState, ServerStatus};
 pub use sizes::Sizes;
 pub use trace::{Trace, Traced};

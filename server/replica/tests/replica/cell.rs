@@ -18,7 +18,9 @@ use std::{
     time::Duration,
 };
 
-use flotilla_replica::{Change, Committed, Consistency, Cursor, FeedError, OpenError, Options, ProposeError, Replica};
+use flotilla_replica::{
+    Change, Committed, Consistency, Cursor, FeedError, OpenError, Options, ProposeError, Replica, draw_from_seed,
+};
 use flotilla_store::{Transaction, TransactionBuilder};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::{
@@ -76,6 +78,19 @@ fn whatever_happens_to_a_cell_what_it_acknowledged_is_on_every_server_once() {
     );
 }
 
+#[test]
+fn a_seed_makes_the_same_happen_again() {
+    for seed in [3, 5] {
+        let traces = [run(seed, false).1, run(seed, false).1];
+        let differs = traces[0].iter().zip(&traces[1]).position(|(one, other)| one != other);
+        if let Some(at) = differs {
+            let around = |trace: &[String]| trace[at.saturating_sub(5)..(at + 3).min(trace.len())].join("\n");
+            panic!("seed {seed} differs from event {at} on:\n{}\n\n{}", around(&traces[0]), around(&traces[1]));
+        }
+        assert_eq!(traces[0].len(), traces[1].len());
+    }
+}
+
 /// What happened, to know that the test tests something.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Told {
@@ -117,6 +132,7 @@ impl Told {
 fn run(seed: u64, traced: bool) -> (Told, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
+    draw_from_seed(seed);
     runtime.block_on(async {
         let mut world = World::new(seed, traced);
         world.form().await;
@@ -439,11 +455,19 @@ impl World {
         loop {
             self.look().await;
             let last = lock(&self.shared).acknowledged;
-            let statuses: Vec<_> =
-                self.replicas().iter().map(|replica| (replica.is_ready(), replica.status())).collect();
-            if statuses.iter().all(|(ready, status)| *ready && status.revision >= last) {
+            let replicas = self.replicas();
+            let statuses: Vec<_> = replicas.iter().map(|replica| (replica.is_ready(), replica.status())).collect();
+            let lives: Vec<_> = statuses.iter().map(|(_, status)| (status.server, status.incarnation)).collect();
+            let is_whole = |replica: &Replica| {
+                let servers = replica.servers();
+                servers.iter().map(|server| (server.id.server, server.id.incarnation)).eq(lives.iter().copied())
+                    && servers.iter().all(|server| server.voter == (server.id.server <= self.voters))
+            };
+            let all_have = statuses.iter().all(|(ready, status)| *ready && status.revision >= last);
+            if all_have && replicas.iter().all(is_whole) {
                 break;
             }
+            let statuses: Vec<_> = statuses.iter().zip(replicas.iter().map(Replica::servers)).collect();
             assert!(Instant::now() < until, "all servers serve and have everything in the end: {statuses:#?}");
             sleep(Duration::from_millis(100)).await;
         }
