@@ -166,6 +166,7 @@ impl Writer {
             let directory = self.log.directory.display().to_string();
             tracing::error!(directory, %error, "the log can't be written; nothing is acknowledged from now on");
             state.failed = Some(format!("writing to {directory}: {error}"));
+            self.log.written.notify_waiters();
         }
     }
 
@@ -223,6 +224,8 @@ impl Writer {
         for (index, position) in positions {
             state.place(index, position);
         }
+        drop(state);
+        self.log.written.notify_waiters();
         Ok(())
     }
 
