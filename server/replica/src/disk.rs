@@ -12,6 +12,8 @@ use std::{
     path::Path,
 };
 
+use futures::future::BoxFuture;
+
 /// Directories and files.
 pub trait Disk: Send + Sync + 'static {
     /// Makes a directory and those above it, durable under its name; one that
@@ -34,6 +36,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Bytes that can still be written.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Waited for before the log writes and syncs a group. A simulated disk takes its time here; a real
+    /// one does in [`DiskFile::sync`].
+    fn before_sync(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// An open file.

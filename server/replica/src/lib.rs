@@ -30,7 +30,7 @@
 //! * [`identity`], [`open`], [`stores`]: from a data directory to all of the above; rebuilds what is derived.
 //! * [`upkeep`]: snapshots, retention, the disk's free space.
 //! * [`metrics`], [`sizes`], [`trace`]: how much, how large, and where a request is.
-//! * [`disk`], [`clock`]: the seams that a simulation replaces.
+//! * [`disk`], [`clock`]: the seams that a simulation replaces. [`runtime`]: the chance that it seeds.
 //!
 //! What takes time is a boxed future: its code, with all of openraft's, is then made once, here, and not
 //! again in every crate and test that waits for it.
@@ -67,6 +67,7 @@ mod read_index;
 pub mod recover;
 pub mod replica;
 pub mod restore;
+mod runtime;
 mod segment;
 mod servers;
 pub mod sizes;
@@ -93,6 +94,8 @@ pub use options::{ENTRY_FORMAT, Options};
 pub use recover::{RecoverOptions, Recovered, recover};
 pub use replica::{Committed, Consistency, Replica, Status};
 pub use restore::{RestoreOptions, Restored, restore};
+#[doc(hidden)]
+pub use runtime::draw_from_seed;
 pub use servers::{ServerState, ServerStatus};
 pub use sizes::Sizes;
 pub use trace::{Trace, Traced};

@@ -427,6 +427,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            self.log.until_written(entry.log_id.index).await?;
             let outcomes = self.apply_entry(&entry.log_id, &entry.payload)?;
             if let Some(responder) = responder {
                 responder.send(outcomes);

@@ -92,6 +92,8 @@ impl Replica {
                     if told.elapsed() >= TELL {
                         told = Instant::now();
                         tracing::info!(applied = now, wanted = index, "catching up with the cell");
+                        // Who was removed gets nothing any more.
+                        self.look_for_removal().await?;
                     }
                 },
                 Err(_) => self.check_progress(Instant::now())?,

@@ -61,6 +61,8 @@ pub(crate) struct Log {
     appended_bytes: AtomicU64,
     /// How long the last sync of a group took, in microseconds.
     last_sync: AtomicU64,
+    /// Told when entries were synced, or nothing can be written any more.
+    written: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -117,6 +119,25 @@ impl Log {
             }
         }
         None
+    }
+
+    /// Returns when an entry is synced here. Raft also has applied what only others have on disk yet; a
+    /// crash then must not find rows that are ahead of the log.
+    pub(crate) async fn until_written(&self, index: u64) -> io::Result<()> {
+        loop {
+            let mut written = std::pin::pin!(self.written.notified());
+            written.as_mut().enable();
+            {
+                let state = self.state();
+                if index < state.first_index + state.positions.len() as u64 {
+                    return Ok(());
+                }
+                if let Some(reason) = &state.failed {
+                    return Err(io::Error::other(reason.clone()));
+                }
+            }
+            written.await;
+        }
     }
 
     /// Why nothing can be written any more, if so.

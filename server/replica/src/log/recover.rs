@@ -87,6 +87,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Recovere
         state: scan.state.into(),
         appended_bytes: bytes.into(),
         last_sync: 0.into(),
+        written: tokio::sync::Notify::new(),
     };
     Ok(Recovered { log: Arc::new(log), tail, cut })
 }

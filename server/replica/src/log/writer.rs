@@ -116,6 +116,7 @@ impl Writer {
             self.fail(&error);
         }
         while self.queue.recv_many(&mut waiting, QUEUE_BATCH).await > 0 {
+            self.disk.before_sync().await;
             let mut group = Vec::new();
             let mut bytes = 0;
             for write in waiting.drain(..) {
@@ -165,6 +166,7 @@ impl Writer {
             let directory = self.log.directory.display().to_string();
             tracing::error!(directory, %error, "the log can't be written; nothing is acknowledged from now on");
             state.failed = Some(format!("writing to {directory}: {error}"));
+            self.log.written.notify_waiters();
         }
     }
 
@@ -222,6 +224,8 @@ impl Writer {
         for (index, position) in positions {
             state.place(index, position);
         }
+        drop(state);
+        self.log.written.notify_waiters();
         Ok(())
     }
 

@@ -62,8 +62,9 @@ impl Members {
         let voters: BTreeSet<ServerId> = membership.voter_ids().collect();
         let nodes: BTreeMap<ServerId, Server> = membership.nodes().map(|(id, server)| (*id, server.clone())).collect();
         for (id, node) in &nodes {
+            // One that was never asked yet isn't taken for gone.
             let later_life = nodes.keys().any(|other| {
-                other.server == id.server && other.incarnation > id.incarnation && self.is_reachable(*other)
+                other.server == id.server && other.incarnation > id.incarnation && self.is_heard_after(*other, *id)
             });
             if !voters.contains(id) {
                 if !node.learner && self.is_reachable(*id) && self.is_caught_up(*id) {
@@ -87,6 +88,13 @@ impl Members {
             }
         }
         Ok(())
+    }
+
+    /// Whether one life of a server was heard since the other fell silent. The former one may still be taken
+    /// for reachable when the later one has been away for a moment.
+    fn is_heard_after(&self, one: ServerId, other: ServerId) -> bool {
+        let silent_since = self.survey.of(other).silent_since;
+        self.is_reachable(one) && (one == self.cell.id || self.survey.of(one).at > silent_since)
     }
 
     /// A learner that has caught up votes, in place of a former life if there is one.

@@ -2,6 +2,7 @@
 //! openraft and sled anew.
 
 mod backup;
+mod cell;
 mod damage;
 mod feed;
 mod power_cut;

@@ -3,7 +3,9 @@
 
 pub(crate) mod faulty_disk;
 pub(crate) mod model;
+pub(crate) mod sim_clock;
 pub(crate) mod sim_disk;
+pub(crate) mod sim_network;
 
 use std::{path::Path, time::Duration};
 

@@ -18,6 +18,8 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 /// What a disk writes whole or not at all.
 const SECTOR: u64 = 512;
+/// How often it is seen whether a stalled sync may go on.
+const STALL_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A simulated disk, as one process sees it. Clones are the same disk.
 #[derive(Clone)]
@@ -37,6 +39,8 @@ struct State {
     gone: bool,
     /// Whether every operation is told.
     traced: bool,
+    /// Until when each sync of the log takes.
+    stalled_until: Option<tokio::time::Instant>,
 }
 
 #[derive(Clone, Default)]
@@ -87,6 +91,25 @@ impl SimDisk {
         state.cut_is_late = cut_is_late;
     }
 
+    /// Cuts the power now.
+    pub(crate) fn cut(&self) {
+        self.state().gone = true;
+    }
+
+    /// Lets no sync of the log end before a moment.
+    pub(crate) fn stall_until(&self, moment: tokio::time::Instant) {
+        self.state().stalled_until = Some(moment);
+    }
+
+    /// The same disk with its directories elsewhere.
+    pub(crate) fn moved(self, from: &Path, to: &Path) -> Self {
+        let mut state = self.state().clone();
+        let directories = std::mem::take(&mut state.directories).into_iter();
+        let moved = |path: PathBuf| path.strip_prefix(from).map_or(path.clone(), |rest| to.join(rest));
+        state.directories = directories.map(|(path, directory)| (moved(path), directory)).collect();
+        Self::from(state)
+    }
+
     /// Tells every operation from now on, also after cuts.
     pub(crate) fn trace(&self) {
         self.state().traced = true;
@@ -108,7 +131,7 @@ impl SimDisk {
     /// died: everything that was written is there, and still not synced.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.state().clone();
-        Self::from(State { operations: 0, cut_at: None, gone: false, ..state })
+        Self::from(State { operations: 0, cut_at: None, gone: false, stalled_until: None, ..state })
     }
 
     /// The disk as the next process finds it after a power cut: of what was
@@ -332,6 +355,19 @@ impl Disk for SimDisk {
 
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
         Ok(u64::MAX)
+    }
+
+    fn before_sync(&self) -> futures::future::BoxFuture<'static, ()> {
+        let disk = self.clone();
+        Box::pin(async move {
+            // It may be prolonged, or ended by a crash.
+            while let Some(moment) = { disk.state().stalled_until }
+                && moment > tokio::time::Instant::now()
+                && !disk.is_gone()
+            {
+                tokio::time::sleep_until(moment.min(tokio::time::Instant::now() + STALL_LOOK)).await;
+            }
+        })
     }
 }
 
