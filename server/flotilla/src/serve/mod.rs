@@ -109,7 +109,8 @@ impl Server {
         // Nobody else sets it.
         let _ = opened.set(replica.clone());
         let facts = mount::facts(&addresses, &names);
-        let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping)?;
+        let neighbours = services::neighbours(&config)?;
+        let mounted = mount::mount(&definitions, &replica, facts, &health, metrics.registry(), &stopping, neighbours)?;
         let tasks = tokio::spawn(mounted.tasks);
         let methods = metrics.methods(mount::method_paths(&definitions));
         let kinds = Arc::new(mount::method_kinds());
