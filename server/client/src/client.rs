@@ -1,4 +1,4 @@
-//! A connection to a server, the caller's identity, and calls with deadlines and retries.
+//! The caller's identity, and calls with deadlines and retries, to whichever server of a cell suits.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -6,22 +6,24 @@ use tokio::time::Instant;
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataMap, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
 use crate::{
     CallError,
     backoff::Backoff,
-    error::root_cause,
-    methods::Method,
+    cell::{Cell, Kind, Lease, Link, endpoints},
+    methods::{Directed, Method},
     retry::{self, Bucket, RetryBudget},
 };
 
 /// Whom to call, as whom, and for how long.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// `http://host:port`.
+    /// `http://host:port`, of any server of the cell; or several, with commas between them.
     pub endpoint: String,
+    /// Call nobody but the endpoint, or one of those that are given: the cell's own list isn't asked for.
+    pub only_given: bool,
     /// The id of the user to act as.
     pub user: Option<String>,
     /// The device to act as, 1 to 128 printable ASCII characters that are made once and kept.
@@ -33,10 +35,32 @@ pub struct Target {
 }
 
 impl Target {
-    /// A server, nobody in particular to act as, and 30 seconds for a call.
+    /// A server or several, nobody in particular to act as, and 30 seconds for a call.
     pub fn new(endpoint: impl Into<String>) -> Self {
-        let timeout = Duration::from_secs(30);
-        Self { endpoint: endpoint.into(), user: None, device: None, timeout, retries: RetryBudget::default() }
+        Self {
+            endpoint: endpoint.into(),
+            only_given: false,
+            user: None,
+            device: None,
+            timeout: Duration::from_secs(30),
+            retries: RetryBudget::default(),
+        }
+    }
+
+    /// Calls nobody but the endpoint that is given (or one of several): for asking how that server is,
+    /// or where the cell's own addresses must not be used. Without this, calls go to any server of the
+    /// cell.
+    #[must_use]
+    pub fn only_given(self) -> Self {
+        Self { only_given: true, ..self }
+    }
+
+    /// Whether the endpoints are addresses.
+    ///
+    /// # Errors
+    /// If one isn't.
+    pub fn check(&self) -> Result<(), CallError> {
+        endpoints::parse(&self.endpoint, self.timeout).map(drop)
     }
 
     /// Acts as the user with this id.
@@ -64,11 +88,22 @@ impl Target {
     }
 }
 
-/// A connection to a server, and the caller's identity. Cheap to clone; clones share the
-/// connection, which opens again by itself when it broke, and the retry budget.
+/// The way to the servers of a cell, and the caller's identity. Cheap to clone; clones share the
+/// connections, which open again by themselves when they broke, and the retry budget.
+///
+/// Whichever endpoint is given, the client asks there for the cell's servers and follows what happens
+/// to them. What changes something goes to the leader; what reads, and streams, to the less busy of two
+/// random servers. Where a server fails, calls go to another one. The addresses of the list are used
+/// once a connection has shown that they lead to these servers; until then, and where they can't be
+/// reached, the given endpoints are.
+///
+/// A connection is opened when a call wants it. The list is followed by one task, which ends when the
+/// last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    cell: Arc<Cell>,
+    /// A connection that was chosen already.
+    pinned: Option<Channel>,
     endpoint: Arc<str>,
     user: Option<MetadataValue<Ascii>>,
     device: Option<MetadataValue<Ascii>>,
@@ -76,73 +111,58 @@ pub struct Client {
     budget: Arc<Bucket>,
 }
 
-/// How often a call is tried at most.
-const TRIES: u32 = 8;
-const CONNECT: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// After how many pauses a call is tried at most. Going to another server takes no pause.
+const PAUSES: u32 = 7;
 
 /// What a client accepts in one message: more than a server sends in a page.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
 impl Client {
-    /// Connects.
+    /// Connects to one of the target's endpoints.
     ///
     /// # Errors
-    /// If the endpoint is no address, nobody answers there, or the caller's name can't be sent.
+    /// If an endpoint is no address, nobody answers at any, or the caller's name can't be sent.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
-        let unusable =
-            |reason: &str| CallError::Endpoint { endpoint: target.endpoint.clone(), reason: reason.to_owned() };
-        let endpoint = match target.endpoint.split_once("://") {
-            Some(("http", _)) => Endpoint::from_shared(target.endpoint.clone()),
-            Some(("https", _)) => return Err(unusable("this version speaks no TLS: use http://")),
-            Some(_) => return Err(unusable("only http:// is known")),
-            None => Endpoint::from_shared(format!("http://{}", target.endpoint)),
-        };
-        let endpoint = endpoint
-            .map_err(|_| unusable("it must look like http://127.0.0.1:7400"))?
-            .connect_timeout(CONNECT.min(target.timeout))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE_ANSWER)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| CallError::Unreachable {
-            endpoint: target.endpoint.clone(),
-            reason: root_cause(&error),
-        })?;
-        Self::over(channel, target)
+        let (user, device) = (sendable("user", &target.user)?, sendable("device", &target.device)?);
+        Ok(Self::of(Cell::connect(target).await?, target, user, device))
     }
 
-    /// Uses a connection that was made otherwise: over TLS, a Unix socket, to several servers. The
-    /// target's endpoint is only told in errors.
+    /// Uses a connection that was made otherwise: over TLS, a Unix socket, through a balancer. All
+    /// calls use it; the target's endpoint is only told in errors.
     ///
     /// # Errors
     /// If the caller's name can't be sent.
     pub fn over(channel: Channel, target: &Target) -> Result<Self, CallError> {
-        Ok(Self {
-            channel,
-            endpoint: target.endpoint.as_str().into(),
-            user: sendable("user", target.user.as_deref())?,
-            device: sendable("device", target.device.as_deref())?,
-            timeout: target.timeout,
-            budget: Arc::new(Bucket::new(target.retries)),
-        })
+        let (user, device) = (sendable("user", &target.user)?, sendable("device", &target.device)?);
+        Ok(Self::of(Cell::over(channel, &target.endpoint), target, user, device))
     }
 
-    /// The same connection for another user.
+    fn of(cell: Cell, target: &Target, user: Name, device: Name) -> Self {
+        Self {
+            cell: Arc::new(cell),
+            pinned: None,
+            endpoint: target.endpoint.as_str().into(),
+            user,
+            device,
+            timeout: target.timeout,
+            budget: Arc::new(Bucket::new(target.retries)),
+        }
+    }
+
+    /// The same connections for another user.
     ///
     /// # Errors
     /// If the user's id can't be sent.
     pub fn acting_as(&self, user: &str) -> Result<Self, CallError> {
-        Ok(Self { user: sendable("user", Some(user))?, ..self.clone() })
+        Ok(Self { user: sendable("user", &Some(user))?, ..self.clone() })
     }
 
-    /// The same connection for another device.
+    /// The same connections for another device.
     ///
     /// # Errors
     /// If the device's name can't be sent.
     pub fn on_device(&self, device: &str) -> Result<Self, CallError> {
-        Ok(Self { device: sendable("device", Some(device))?, ..self.clone() })
+        Ok(Self { device: sendable("device", &Some(device))?, ..self.clone() })
     }
 
     /// Makes a call, as [`unary`](Self::unary) does. A request that changes something gets a request
@@ -160,12 +180,13 @@ impl Client {
     /// The last failure.
     pub async fn answer<M: Method>(&self, mut message: M) -> Result<Response<M::Answer>, CallError> {
         message.prepare();
-        self.unary(message, M::send).await
+        self.directed(M::kind(), message, M::send).await
     }
 
     /// Makes a call of any service, and makes it again where that may help and can't harm: the
-    /// server asks for it or can't be reached, the retry budget allows it, and the time lasts. The
-    /// message goes out unchanged each time: a change's request id makes its retries count once.
+    /// server asks for it or can't be reached, the retry budget allows it, and the time lasts. A call
+    /// that its server failed is made at another one, if there is one. The message goes out unchanged
+    /// each time: a change's request id makes its retries count once.
     ///
     /// # Errors
     /// The last failure.
@@ -178,32 +199,107 @@ impl Client {
         M: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
     {
+        self.directed(Kind::ANY, message, call).await
+    }
+
+    async fn directed<M, R, F>(
+        &self,
+        kind: Kind,
+        message: M,
+        call: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<Response<R>, CallError>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let deadline = Instant::now() + self.timeout;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        for tries_left in (0..TRIES).rev() {
+        let mut pauses_left = PAUSES;
+        let mut tried = Vec::new();
+        let mut lease = self.lease(kind, &tried);
+        loop {
             let mut request = self.request(message.clone());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let answer = tokio::time::timeout_at(deadline, call(self.channel.clone(), request)).await;
-            let status = match answer {
-                Ok(Ok(response)) => {
+            let answer = self.attempt(kind, &lease, deadline, call(self.channel_of(&lease), request)).await;
+            let failure = match answer {
+                Attempt::Answered(Ok(response)) => {
+                    lease.link().succeeded();
                     self.budget.succeeded();
                     return Ok(response);
                 }
-                Ok(Err(status)) if retry::is_timeout(&status) => break,
-                Ok(Err(status)) => status,
-                Err(_) => break,
+                Attempt::Answered(Err(status)) if retry::is_timeout(&status) => break,
+                Attempt::Answered(Err(status)) => Failure::of(&status, lease.link()),
+                Attempt::GivenUp => Failure::of_lost(lease.link()),
+                Attempt::TimedOut => break,
             };
-            let Some(asked) = retry::after(&status) else {
-                return Err(CallError::from_status(&self.endpoint, &status));
+            if failure.blames_server {
+                lease.link().failed(failure.broken);
+            }
+            if failure.may_go_elsewhere() {
+                tried.push(lease.link().clone());
+            }
+            let other = failure.may_go_elsewhere().then(|| self.cell.other(kind, &tried)).flatten();
+            let pause = match (failure.again, &other) {
+                (Again::Never, _) | (Again::Elsewhere, None) => return Err(failure.error),
+                (Again::After(Some(asked)), _) => asked,
+                (Again::After(None) | Again::Elsewhere, Some(_)) => Duration::ZERO,
+                (Again::After(None), None) => backoff.next(),
             };
             let affordable = self.budget.failed();
-            let pause = asked.unwrap_or_else(|| backoff.next());
-            if !affordable || tries_left == 0 || Instant::now() + pause >= deadline {
-                return Err(CallError::from_status(&self.endpoint, &status));
+            if !affordable || Instant::now() + pause >= deadline {
+                return Err(failure.error);
             }
-            tokio::time::sleep(pause).await;
+            lease = match other.filter(|_| pause.is_zero()) {
+                Some(other) => other,
+                None if pauses_left == 0 => return Err(failure.error),
+                None => {
+                    pauses_left -= 1;
+                    tokio::time::sleep(pause).await;
+                    // Each has its turn again, those first that aren't known to fail.
+                    let tried = std::mem::take(&mut tried);
+                    self.lease(kind, &tried)
+                }
+            };
         }
-        Err(CallError::TimedOut { endpoint: self.endpoint.to_string(), after: self.timeout })
+        Err(CallError::TimedOut { endpoint: lease.link().name().to_owned(), after: self.timeout })
+    }
+
+    /// Waits for an answer, but not for one of a server that the cell can't reach any more while others
+    /// could answer.
+    async fn attempt<R>(
+        &self,
+        kind: Kind,
+        lease: &Lease,
+        deadline: Instant,
+        call: impl Future<Output = Result<Response<R>, Status>>,
+    ) -> Attempt<R> {
+        let mut lost = lease.lost();
+        let mut call = std::pin::pin!(tokio::time::timeout_at(deadline, call));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut call => return answer.map_or(Attempt::TimedOut, Attempt::Answered),
+                Ok(()) = lost.changed() => {
+                    if self.cell.other(kind, std::slice::from_ref(lease.link())).is_some() {
+                        return Attempt::GivenUp;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A server for a call, and none of those that were tried if it can be helped.
+    pub(crate) fn lease(&self, kind: Kind, tried: &[Arc<Link>]) -> Lease {
+        self.cell.pick(kind, tried)
+    }
+
+    /// The same for the server that was chosen alone.
+    pub(crate) fn pinned(&self, lease: &Lease) -> Self {
+        Self { pinned: Some(lease.channel()), ..self.clone() }
+    }
+
+    fn channel_of(&self, lease: &Lease) -> Channel {
+        self.pinned.clone().unwrap_or_else(|| lease.channel())
     }
 
     /// A message with the caller's identity, for calls that are made otherwise.
@@ -223,12 +319,14 @@ impl Client {
         CallError::from_status(&self.endpoint, status)
     }
 
-    /// The connection, for calls that are made otherwise.
+    /// A connection to one server, for calls that are made otherwise. It stays with that server, and
+    /// opens again by itself when it broke; asked again, this may give one to another server. Must be
+    /// called within a tokio runtime.
     pub fn channel(&self) -> Channel {
-        self.channel.clone()
+        self.channel_of(&self.lease(Kind::ANY, &[]))
     }
 
-    /// Whom it calls.
+    /// Whom it calls, as it was given.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -249,7 +347,64 @@ pub fn request_id() -> String {
     ulid::Ulid::new().to_string()
 }
 
-fn sendable(what: &'static str, name: Option<&str>) -> Result<Option<MetadataValue<Ascii>>, CallError> {
-    let value = name.map(|name| name.parse().map_err(|_| CallError::Name { what, name: name.to_owned() }));
-    value.transpose()
+/// A name that can be sent, if there is one.
+type Name = Option<MetadataValue<Ascii>>;
+
+fn sendable<S: AsRef<str>>(what: &'static str, name: &Option<S>) -> Result<Name, CallError> {
+    let parse = |name: &str| name.parse().map_err(|_| CallError::Name { what, name: name.to_owned() });
+    name.as_ref().map(|name| parse(name.as_ref())).transpose()
+}
+
+/// How one try ended.
+enum Attempt<R> {
+    Answered(Result<Response<R>, Status>),
+    /// The server is lost, as the cell says.
+    GivenUp,
+    TimedOut,
+}
+
+/// A try that failed.
+struct Failure {
+    again: Again,
+    /// The server is to be avoided.
+    blames_server: bool,
+    /// Its connection is gone.
+    broken: bool,
+    error: CallError,
+}
+
+/// Whether trying again may help.
+#[derive(Clone, Copy)]
+enum Again {
+    Never,
+    /// Only at another server.
+    Elsewhere,
+    /// After the pause that was asked for.
+    After(Option<Duration>),
+}
+
+impl Failure {
+    fn of(status: &Status, link: &Link) -> Self {
+        let again = match retry::after(status) {
+            Some(asked) => Again::After(asked),
+            None if retry::helps_elsewhere(status) => Again::Elsewhere,
+            None => Again::Never,
+        };
+        Self {
+            again,
+            blames_server: retry::blames_server(status),
+            broken: retry::is_broken(status),
+            error: CallError::from_status(link.name(), status),
+        }
+    }
+
+    fn of_lost(link: &Link) -> Self {
+        let reason = "the other servers of its cell can't reach it".to_owned();
+        let error = CallError::Unreachable { endpoint: link.name().to_owned(), reason };
+        Self { again: Again::After(None), blames_server: true, broken: true, error }
+    }
+
+    fn may_go_elsewhere(&self) -> bool {
+        self.blames_server || matches!(self.again, Again::Elsewhere)
+    }
 }

@@ -40,9 +40,23 @@
 //!
 //! `examples/follow.rs` is a whole program.
 //!
+//! # Several servers
+//!
+//! ```
+//! # use flotilla_client::Target;
+//! let target = Target::new("http://10.0.0.1:7400,http://10.0.0.2:7400,http://10.0.0.3:7400");
+//! ```
+//!
+//! One endpoint is enough, several make sure that one of them answers at the start. The cell tells of
+//! its servers, and of what happens to them while the client runs: what changes something goes to the
+//! leader, reads and streams are spread over the ready servers, and what one server fails another one
+//! is asked, with the same request id. Where the servers' own addresses can't be reached, such as behind
+//! a forwarded port, the given endpoints are used. [`Target::only_given`] uses them alone.
+//!
 //! # Layout
 //!
-//! * [`Client`]: a connection, the caller's identity, calls with deadlines and retries.
+//! * [`Client`]: the way to a cell's servers, the caller's identity, calls with deadlines and retries.
+//! * [`Balanced`]: a cell's servers as one channel, for what is called otherwise.
 //! * [`methods`]: which message calls which method.
 //! * [`Pages`]: lists, a page at a time.
 //! * [`RetryBudget`]: how much may be tried again.
@@ -50,12 +64,13 @@
 //! * [`Subscription`]: the events of threads, and their acknowledgement.
 //! * [`CallError`], [`SubscribeError`]: what went wrong.
 //!
-//! It reads no files, no environment and no clock of the world, prints nothing, and knows one
-//! server's address at a time. What is in [`proto`] is the contract's generated code.
+//! It reads no files, no environment and no clock of the world, and prints nothing. What is in [`proto`] is the contract's generated code.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic is how a test fails"))]
 
 mod backoff;
+mod balanced;
+mod cell;
 mod client;
 mod error;
 pub mod methods;
@@ -65,6 +80,7 @@ mod retry;
 mod subscription;
 pub mod watch;
 
+pub use balanced::Balanced;
 pub use client::{Client, MAX_MESSAGE, Target, request_id};
 pub use error::{CallError, Refusal};
 pub use flotilla_proto as proto;

@@ -10,12 +10,21 @@ use flotilla_proto::{
 };
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::client::{MAX_MESSAGE, request_id};
+use crate::{
+    cell::{Does, Kind},
+    client::{MAX_MESSAGE, request_id},
+};
 
 /// The request of a method that answers with one message.
 pub trait Method: Clone + Send + 'static {
     /// What it answers.
     type Answer: Send;
+
+    /// The short name of its service; empty if every server answers, whatever services it runs.
+    const SERVICE: &'static str;
+
+    /// It changes something, so it goes to the leader of a cell of several servers.
+    const CHANGES: bool = false;
 
     /// Gives a request that changes something a request id, if it has none.
     fn prepare(&mut self) {}
@@ -27,11 +36,22 @@ pub trait Method: Clone + Send + 'static {
     ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
 }
 
+/// What decides where a method's calls go.
+pub(crate) trait Directed: Method {
+    fn kind() -> Kind {
+        Kind { service: Self::SERVICE, does: if Self::CHANGES { Does::Change } else { Does::Read } }
+    }
+}
+
+impl<M: Method> Directed for M {}
+
 /// Lists methods of a service; those with `changes` have a request id.
 macro_rules! methods {
-    ($client:ident { $($request:ty => $method:ident -> $answer:ty $(, $changes:ident)?;)* }) => {
+    ($service:literal, $client:ident { $($request:ty => $method:ident -> $answer:ty $(, $changes:ident)?;)* }) => {
         $(impl Method for $request {
             type Answer = $answer;
+
+            const SERVICE: &'static str = $service;
 
             $(methods!(@$changes);)?
 
@@ -41,6 +61,8 @@ macro_rules! methods {
         })*
     };
     (@changes) => {
+        const CHANGES: bool = true;
+
         fn prepare(&mut self) {
             if self.request_id.is_empty() {
                 self.request_id = request_id();
@@ -49,7 +71,7 @@ macro_rules! methods {
     };
 }
 
-methods!(UsersServiceClient {
+methods!("users", UsersServiceClient {
     users::CreateUserRequest => create_user -> users::User, changes;
     users::GetUserRequest => get_user -> users::User;
     users::ListUsersRequest => list_users -> users::ListUsersResponse;
@@ -57,7 +79,7 @@ methods!(UsersServiceClient {
     users::DeleteUserRequest => delete_user -> (), changes;
 });
 
-methods!(RecordsServiceClient {
+methods!("records", RecordsServiceClient {
     records::PutRecordRequest => put_record -> records::Record, changes;
     records::GetRecordRequest => get_record -> records::Record;
     records::ListRecordsRequest => list_records -> records::ListRecordsResponse;
@@ -66,7 +88,7 @@ methods!(RecordsServiceClient {
     records::BatchWriteRequest => batch_write -> records::BatchWriteResponse, changes;
 });
 
-methods!(ThreadsServiceClient {
+methods!("threads", ThreadsServiceClient {
     threads::CreateThreadRequest => create_thread -> threads::Thread, changes;
     threads::GetThreadRequest => get_thread -> threads::Thread;
     threads::ListThreadsRequest => list_threads -> threads::ListThreadsResponse;
@@ -80,7 +102,7 @@ methods!(ThreadsServiceClient {
     threads::ListDevicesRequest => list_devices -> threads::ListDevicesResponse;
 });
 
-methods!(ClusterServiceClient {
+methods!("", ClusterServiceClient {
     cluster::FormCellRequest => form_cell -> cluster::FormCellResponse, changes;
     cluster::GetServersRequest => get_servers -> cluster::GetServersResponse;
     cluster::AddServerRequest => add_server -> cluster::Server, changes;

@@ -1,12 +1,17 @@
-//! A stream that is opened again when it broke: what the streams of all services share. It knows
-//! nothing of what comes through.
+//! A stream that is opened again when it broke, at another server if there is one: what the streams
+//! of all services share. It knows nothing of what comes through.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use crate::{backoff::Backoff, error::root_cause, retry};
+use crate::{
+    backoff::Backoff,
+    cell::{Lease, Link},
+    error::root_cause,
+    retry,
+};
 
 /// A stream on its way.
 pub type Opening<R> = Pin<Box<dyn Future<Output = Result<Streaming<R>, Status>> + Send>>;
@@ -23,12 +28,14 @@ pub(crate) struct Line<R> {
     backoff: Backoff,
     /// It broke, and whoever listens was told.
     broken: bool,
+    /// The server where it broke: the next stream is opened at another one.
+    left: Option<Arc<Link>>,
 }
 
 enum State<R> {
     Closed { until: Option<Instant> },
-    Opening { opening: Opening<R>, until: Instant },
-    Open { stream: Box<Streaming<R>>, since: Instant, heard: Instant },
+    Opening { lease: Lease, opening: Opening<R>, until: Instant },
+    Open { lease: Lease, stream: Box<Streaming<R>>, since: Instant, heard: Instant },
 }
 
 /// What comes of listening.
@@ -48,27 +55,29 @@ pub(crate) enum Heard<R> {
 impl<R> Line<R> {
     pub(crate) fn new() -> Self {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-        Self { state: State::Closed { until: None }, backoff, broken: false }
+        Self { state: State::Closed { until: None }, backoff, broken: false, left: None }
     }
 
     /// Waits for what comes next. May be dropped and called again at any moment: nothing is lost, and
-    /// no bound begins anew.
-    pub(crate) async fn hear(&mut self, open: impl FnOnce() -> Opening<R>) -> Heard<R> {
+    /// no bound begins anew. A stream is opened at any server but those that `open` is given, if it can
+    /// be helped.
+    pub(crate) async fn hear(&mut self, open: impl FnOnce(&[Arc<Link>]) -> (Lease, Opening<R>)) -> Heard<R> {
         if let State::Closed { until } = self.state {
             if let Some(until) = until {
                 tokio::time::sleep_until(until).await;
             }
-            self.state = State::Opening { opening: open(), until: Instant::now() + OPEN };
+            let (lease, opening) = open(self.left.as_slice());
+            self.state = State::Opening { lease, opening, until: Instant::now() + OPEN };
         }
         match &mut self.state {
             State::Closed { .. } => self.lost("it was never opened".to_owned(), None),
-            State::Opening { opening, until } => match tokio::time::timeout_at(*until, opening).await {
+            State::Opening { opening, until, .. } => match tokio::time::timeout_at(*until, opening).await {
                 Ok(Ok(stream)) => {
-                    self.state = State::Open { stream: Box::new(stream), since: Instant::now(), heard: Instant::now() };
+                    self.opened(stream);
                     Heard::Opened { again: std::mem::take(&mut self.broken) }
                 }
                 Ok(Err(status)) => self.failed(status),
-                Err(_) => self.lost(format!("no answer within {OPEN:?}"), None),
+                Err(_) => self.silent(format!("no answer within {OPEN:?}")),
             },
             State::Open { stream, heard, .. } => {
                 match tokio::time::timeout_at(*heard + SILENCE, stream.message()).await {
@@ -78,7 +87,7 @@ impl<R> Line<R> {
                     }
                     Ok(Ok(None)) => self.lost("the server ended the stream".to_owned(), None),
                     Ok(Err(status)) => self.failed(status),
-                    Err(_) => self.lost(format!("nothing was heard for {SILENCE:?}"), None),
+                    Err(_) => self.silent(format!("nothing was heard for {SILENCE:?}")),
                 }
             }
         }
@@ -106,10 +115,43 @@ impl<R> Line<R> {
         self.state = State::Closed { until: None };
     }
 
+    /// Leaves the stream for one at another server.
+    pub(crate) fn move_on(&mut self) {
+        self.left = self.link().cloned();
+        self.leave();
+    }
+
+    fn link(&self) -> Option<&Arc<Link>> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Opening { lease, .. } | State::Open { lease, .. } => Some(lease.link()),
+        }
+    }
+
+    fn opened(&mut self, stream: Streaming<R>) {
+        let state = std::mem::replace(&mut self.state, State::Closed { until: None });
+        if let State::Opening { lease, .. } = state {
+            lease.link().succeeded();
+            let (stream, now) = (Box::new(stream), Instant::now());
+            self.state = State::Open { lease, stream, since: now, heard: now };
+        }
+    }
+
+    /// Nothing came for too long.
+    fn silent(&mut self, reason: String) -> Heard<R> {
+        if let Some(link) = self.link() {
+            link.failed(true);
+        }
+        self.lost(reason, None)
+    }
+
     fn failed(&mut self, status: Status) -> Heard<R> {
+        if let Some(link) = self.link().filter(|_| retry::blames_server(&status)) {
+            link.failed(retry::is_broken(&status));
+        }
         match retry::is_final(&status) {
             true => {
-                self.leave();
+                self.move_on();
                 Heard::Refused(status)
             }
             false => self.lost(describe(&status), retry::asked(&status)),
@@ -118,6 +160,7 @@ impl<R> Line<R> {
 
     fn lost(&mut self, reason: String, asked: Option<Duration>) -> Heard<R> {
         let pause = self.backoff.next().max(asked.unwrap_or_default());
+        self.left = self.link().cloned().or(self.left.take());
         self.state = State::Closed { until: Some(Instant::now() + pause) };
         self.broken = true;
         Heard::Lost { reason, pause }

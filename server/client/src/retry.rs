@@ -68,13 +68,23 @@ impl Bucket {
 pub(crate) fn after(status: &Status) -> Option<Option<Duration>> {
     let asked = asked(status);
     match (status.code(), reason(status)) {
-        // Only a person can help with these.
+        // Only a person can help this server with these.
         (_, Some(Reason::LogFailed | Reason::DiskFull)) => None,
         (Code::Unavailable, _) | (Code::Aborted, Some(Reason::Conflict)) => Some(asked),
         (Code::ResourceExhausted, _) => asked.map(Some),
         _ if is_broken(status) => Some(None),
         _ => None,
     }
+}
+
+/// Whether the status says something of the server rather than of the call: others may do better.
+pub(crate) fn blames_server(status: &Status) -> bool {
+    status.code() == Code::Unavailable || is_broken(status)
+}
+
+/// Whether a call that this server can never answer may be answered by another one.
+pub(crate) fn helps_elsewhere(status: &Status) -> bool {
+    matches!(reason(status), Some(Reason::LogFailed | Reason::ServiceNotHere))
 }
 
 /// The pause that the server asks for.

@@ -34,6 +34,7 @@ use flotilla_proto::{
 pub use crate::resume::Opening;
 use crate::{
     CallError, Client, MAX_MESSAGE,
+    cell::Kind,
     resume::{Heard, Line},
 };
 
@@ -43,6 +44,9 @@ pub trait Watch {
     type Event;
     /// Its messages.
     type Response;
+
+    /// The short name of the service: the stream is opened at a server that runs it.
+    const SERVICE: &'static str;
 
     /// Opens the stream after a cursor, or from now on.
     fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<Self::Response>;
@@ -110,7 +114,12 @@ impl<W: Watch> Follower<W> {
     /// If the server refuses the stream for a reason that trying again doesn't remove.
     pub async fn next(&mut self) -> Result<News<W::Event>, CallError> {
         loop {
-            let heard = self.line.hear(|| self.watch.open(self.client.clone(), self.cursor.clone())).await;
+            let heard = self.line.hear(|tried| {
+                let lease = self.client.lease(Kind::stream(W::SERVICE), tried);
+                let opening = self.watch.open(self.client.pinned(&lease), self.cursor.clone());
+                (lease, opening)
+            });
+            let heard = heard.await;
             return Ok(match heard {
                 Heard::Opened { again: true } => News::Resumed,
                 Heard::Opened { again: false } => continue,
@@ -152,6 +161,8 @@ impl Watch for Users {
     type Event = UserEvent;
     type Response = WatchUsersResponse;
 
+    const SERVICE: &'static str = "users";
+
     fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<WatchUsersResponse> {
         let mut users = UsersServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
         let request = client.request(WatchUsersRequest { cursor });
@@ -181,6 +192,8 @@ pub struct Records {
 impl Watch for Records {
     type Event = RecordEvent;
     type Response = WatchRecordsResponse;
+
+    const SERVICE: &'static str = "records";
 
     fn open(&self, client: Client, cursor: Option<Cursor>) -> Opening<WatchRecordsResponse> {
         let mut records = RecordsServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);

@@ -5,7 +5,7 @@
 //! * [`service`]: what a service provides, so that the binary can mount it.
 //! * [`cursor`]: where a background task stands, moved with its effect.
 //! * [`context`]: what a service is given: reads, commits, the feed.
-//! * [`local`]: calls to the other services of the same server.
+//! * [`local`]: calls to other services, of the same server or of another cell.
 //! * [`view`]: rows to read, one at a time or a page.
 //! * [`call`]: who calls, until when, and how current an answer must be.
 //! * [`request`]: request ids, and why a retry counts once.

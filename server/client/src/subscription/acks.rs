@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{CloseError, Delivery};
-use crate::{CallError, Client, backoff::Backoff, client::request_id, retry};
+use crate::{CallError, Client, backoff::Backoff, client::request_id, methods::Directed, retry};
 
 /// The most threads in one Ack.
 pub const MAX_ACKS: usize = 200;
@@ -268,11 +268,18 @@ impl Sender {
 
     /// Sends one Ack; gives the pause before the next try if it didn't arrive.
     async fn send(&mut self, batch: Vec<ThreadCursor>) -> Option<Duration> {
-        let mut threads = ThreadsServiceClient::new(self.client.channel());
+        let lease = self.client.lease(AckRequest::kind(), &[]);
+        let mut threads = ThreadsServiceClient::new(lease.channel());
         let mut request = self.client.request(AckRequest { cursors: batch.clone(), request_id: request_id() });
         request.set_timeout(PATIENCE);
         let answer = tokio::time::timeout(PATIENCE, threads.ack(request)).await;
         let endpoint = self.client.endpoint();
+        match &answer {
+            Ok(Ok(_)) => lease.link().succeeded(),
+            Ok(Err(status)) if retry::blames_server(status) => lease.link().failed(retry::is_broken(status)),
+            Ok(Err(_)) => {}
+            Err(_) => lease.link().failed(true),
+        }
         let (error, asked) = match answer {
             Ok(Ok(_)) => {
                 self.shared.remove(&batch);

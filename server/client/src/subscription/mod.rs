@@ -29,6 +29,7 @@ use tonic_types::StatusExt;
 
 use crate::{
     CallError, Client, MAX_MESSAGE,
+    cell::{Kind, Lease, Link},
     resume::{Heard, Line, Opening},
     retry,
 };
@@ -193,7 +194,7 @@ impl Subscription {
             let heard = tokio::select! {
                 biased;
                 Some(failure) = self.ack_failures.recv() => return Ok(News::AckFailed(failure)),
-                heard = self.line.hear(|| open(&self.client, self.places.request())) => heard,
+                heard = self.line.hear(|tried| open(&self.client, tried, self.places.request())) => heard,
             };
             return Ok(match heard {
                 Heard::Opened { again } => {
@@ -274,8 +275,9 @@ fn left(status: &Status) -> Option<String> {
     details.error_info()?.metadata.get("thread_id").cloned()
 }
 
-fn open(client: &Client, request: SubscribeRequest) -> Opening<SubscribeResponse> {
-    let mut threads = ThreadsServiceClient::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
+fn open(client: &Client, tried: &[Arc<Link>], request: SubscribeRequest) -> (Lease, Opening<SubscribeResponse>) {
+    let lease = client.lease(Kind::stream("threads"), tried);
+    let mut threads = ThreadsServiceClient::new(lease.channel()).max_decoding_message_size(MAX_MESSAGE);
     let request = client.request(request);
-    Box::pin(async move { Ok(threads.subscribe(request).await?.into_inner()) })
+    (lease, Box::pin(async move { Ok(threads.subscribe(request).await?.into_inner()) }))
 }

@@ -51,7 +51,7 @@ impl Backup {
         if !to_stdout {
             self.refuse_existing()?;
         }
-        let client = Client::connect(target).await?;
+        let client = Client::connect(&target.clone().only_given()).await?;
         let done = tokio::select! {
             done = self.save(&client, to_stdout) => done?,
             interrupted = tokio::signal::ctrl_c() => {

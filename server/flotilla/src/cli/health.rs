@@ -16,7 +16,7 @@ pub(super) struct HealthOf {
 
 impl HealthOf {
     pub(super) async fn run(self, target: &Target, output: &mut Output) -> Result<(), Failure> {
-        let client = Client::connect(target).await?;
+        let client = Client::connect(&one_server(target)?).await?;
         let service = self.service.unwrap_or_default();
         let request = HealthCheckRequest { service: service.clone() };
         let answer = client
@@ -33,6 +33,17 @@ impl HealthOf {
             _ if service.is_empty() => Err(Failure::NotServing { service: "the server".to_owned(), status }),
             _ => Err(Failure::NotServing { service, status }),
         }
+    }
+}
+
+/// The one server whose own word is wanted.
+pub(super) fn one_server(target: &Target) -> Result<Target, Failure> {
+    match target.endpoint.contains(',') {
+        true => Err(Failure::Argument {
+            argument: "--endpoint".to_owned(),
+            reason: format!("{:?} names several servers, and this asks one: name that one", target.endpoint),
+        }),
+        false => Ok(target.clone().only_given()),
     }
 }
 

@@ -106,7 +106,10 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Calling a server")]
 struct Global {
-    /// The server to call [default: http://127.0.0.1:7400]
+    /// A server of the cell to call, or several with commas between them [default: http://127.0.0.1:7400]
+    ///
+    /// Calls go to any server of the cell: changes to its leader. Only health, top, check and backup ask
+    /// the server that is named, and no other.
     #[arg(long, global = true, env = "FLOTILLA_ENDPOINT", value_name = "URL", hide_env_values = true)]
     endpoint: Option<String>,
     /// The user to act as: an id, or for threads also an address or a name
@@ -153,8 +156,8 @@ async fn call(command: Command, global: Global) -> Result<(), Failure> {
     let mut output = Output::new(format);
     // Bad arguments are told before a server is looked for.
     match command {
-        Command::Check(check) => check.run(&Client::connect(&target).await?, &mut output).await,
-        Command::Cluster(cluster) => Box::pin(cluster.run(&target, &mut output)).await,
+        Command::Check(check) => check.run(&Client::connect(&target.only_given()).await?, &mut output).await,
+        Command::Cluster(cluster) => Box::pin(cluster.run(&target.only_given(), &mut output)).await,
         Command::Backup(backup) => Box::pin(backup.run(&target, &mut output)).await,
         Command::Health(health) => health.run(&target, &mut output).await,
         Command::Top(top) => Box::pin(top.run(&target, &mut output)).await,

@@ -87,12 +87,31 @@ pub enum ConfigError {
         known: String,
     },
     /// A service without another that it asks.
-    #[error("`services` names `{name}`, which asks `{needs}`: name that too, or write services = [\"all\"]")]
+    #[error(
+        "`services` names `{name}`, which asks `{needs}`: name that too, or write services = [\"all\"], or, if it runs in \
+         another cell, where: remote_services.{needs} = [\"host:port\"]"
+    )]
     MissingService {
         /// The service.
         name: &'static str,
         /// What it needs beside it.
         needs: &'static str,
+    },
+    /// A service here and elsewhere.
+    #[error(
+        "`{name}` runs here, as `services` says, and elsewhere, as `remote_services.{name}` says: leave out one of them"
+    )]
+    ServiceTwice {
+        /// The service.
+        name: &'static str,
+    },
+    /// A service elsewhere, at no address.
+    #[error("`remote_services.{name}`: {address:?} is no address such as \"10.0.0.1:7400\"")]
+    RemoteAddress {
+        /// The service.
+        name: &'static str,
+        /// As given.
+        address: String,
     },
     /// Beyond loopback without a word.
     #[error(

@@ -53,6 +53,8 @@ pub struct Config {
     pub unauthenticated: bool,
     /// Which cell this server is, and which of its servers.
     pub cluster: Cluster,
+    /// Where services run that those of this server ask, if not beside them.
+    pub remote_services: RemoteServices,
     /// What is bounded, and how.
     pub limits: Limits,
     /// What is logged, and how.
@@ -87,6 +89,30 @@ pub struct Cluster {
     /// How long after a leader's last word another is elected, at most about this.
     #[serde(with = "units::duration")]
     pub election: Duration,
+}
+
+/// Services of other cells: the addresses of some of the cell's servers, `host:port`, by the service's short name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemoteServices {
+    /// Of `users`.
+    pub users: Vec<String>,
+    /// Of `records`.
+    pub records: Vec<String>,
+    /// Of `threads`.
+    pub threads: Vec<String>,
+}
+
+impl RemoteServices {
+    /// The addresses of a service; none: it isn't elsewhere.
+    pub fn of(&self, service: &str) -> &[String] {
+        match service {
+            "users" => &self.users,
+            "records" => &self.records,
+            "threads" => &self.threads,
+            _ => &[],
+        }
+    }
 }
 
 /// The bounds that a person may move. Those of the format (row, key, transaction, message) are
@@ -278,6 +304,7 @@ impl Default for Config {
             health_listen: None,
             unauthenticated: false,
             cluster: Cluster::default(),
+            remote_services: RemoteServices::default(),
             limits: Limits::default(),
             telemetry: Telemetry::default(),
         }

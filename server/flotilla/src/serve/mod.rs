@@ -130,7 +130,8 @@ impl Server {
             let _ = replica.shutdown().await;
             return Err(error.into());
         }
-        let mounted = mount::mount(&definitions, &replica, &health, metrics.registry(), &stopping)?;
+        let neighbours = services::neighbours(&config)?;
+        let mounted = mount::mount(&definitions, &replica, &health, metrics.registry(), &stopping, neighbours)?;
         let tasks = tokio::spawn(mounted.tasks);
         // Nobody else sets it.
         let _ = later.set(mounted.routes.clone());

@@ -124,10 +124,10 @@ pub(super) fn mount(
     health: &Health,
     metrics: &MetricsRegistry,
     stopping: &watch::Sender<bool>,
+    services: Local,
 ) -> Result<Mounted, ServeError> {
     let mut routes = RoutesBuilder::from(Router::new().fallback(elsewhere));
     let mut running = Vec::new();
-    let services = Local::default();
     for definition in definitions {
         let context = Context::new(replica.clone(), definition, stopping.subscribe(), services.clone());
         let context = context.with_metrics(metrics.clone());

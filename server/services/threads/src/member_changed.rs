@@ -11,6 +11,11 @@
 //!
 //! If users' feed no longer has what comes next, or is another one since a
 //! restore, every member's name is compared with the user's.
+//!
+//! The users may be of another cell: the cursor and every revision of a user
+//! are of that cell's history, which has nothing to do with this cell's. Where
+//! it is another one than before, revisions that were kept are of the former
+//! one, and what they say is forgotten as names are compared.
 
 use std::{ops::Bound, time::Duration};
 
@@ -42,7 +47,7 @@ const THREADS_AT_ONCE: usize = 128;
 const LAZY_REVISIONS: u64 = 10_000;
 /// A stream that is silent for this long is dead: heartbeats come every 20 s.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long asking for one user may take.
+/// How long asking for one user may take, or opening the stream.
 const ASK: Duration = Duration::from_secs(30);
 /// How often one transaction is tried anew when others get in between.
 const ATTEMPTS: usize = 64;
@@ -86,8 +91,9 @@ async fn watch(
     context: &Context,
     cursor: Cursor,
 ) -> Result<Streaming<flotilla_proto::users::v1::WatchUsersResponse>, Error> {
-    let stream =
-        UsersServiceClient::new(context.services()).watch_users(WatchUsersRequest { cursor: Some(cursor) }).await;
+    let mut users = UsersServiceClient::new(context.services());
+    let stream = timeout(ASK, users.watch_users(WatchUsersRequest { cursor: Some(cursor) })).await;
+    let stream = stream.map_err(|_| Error::internal("users' watch stream doesn't open"))?;
     Ok(stream.map_err(|status| people::error_of(&status))?.into_inner())
 }
 
@@ -98,6 +104,8 @@ struct News {
     display_name: Option<String>,
     /// The revision of the users service at which it was so.
     revision: u64,
+    /// Revisions before it are of another history.
+    history_is_new: bool,
 }
 
 struct Teller<'a> {
@@ -178,7 +186,8 @@ impl Teller<'_> {
     /// Remembers a place if much has passed that concerns no thread. Not each
     /// time: an idle server writes nothing.
     async fn move_lazily(&mut self, place: Cursor) -> Result<(), Error> {
-        if place.revision >= self.place().revision + LAZY_REVISIONS {
+        let here = self.place();
+        if place.history != here.history || place.revision >= here.revision + LAZY_REVISIONS {
             let nothing = self.context.transaction();
             self.cursor = self.context.advance(TASK, &self.cursor, place, nothing).await?;
         }
@@ -187,15 +196,17 @@ impl Teller<'_> {
 
     /// Compares every member with the users service, then goes on from a place.
     async fn compare_all(&mut self, place: Cursor) -> Result<(), Error> {
+        let history_is_new = place.history != self.place().history;
         self.announce(people::EVERYBODY.to_vec()).await?;
         let mut after = None;
         while let Some(user) = next_user(self.context, after.as_deref())? {
             let news = match people::get(self.context, &user, Instant::now() + ASK).await {
                 Ok((found, revision)) => {
-                    News { user_id: user.clone(), display_name: Some(found.display_name), revision }
+                    let display_name = Some(found.display_name);
+                    News { user_id: user.clone(), display_name, revision, history_is_new }
                 }
                 Err(error) if error.reason() == Some(Reason::UserNotFound) => {
-                    News { user_id: user.clone(), display_name: None, revision: u64::MAX }
+                    News { user_id: user.clone(), display_name: None, revision: u64::MAX, history_is_new }
                 }
                 Err(error) => return Err(error),
             };
@@ -218,7 +229,7 @@ impl News {
             user_event::Kind::Deleted => None,
             _ => return None,
         };
-        Some(Self { user_id: user.id, display_name, revision })
+        Some(Self { user_id: user.id, display_name, revision, history_is_new: false })
     }
 }
 
@@ -247,7 +258,21 @@ fn step(context: &Context, news: &News, after: Option<&str>) -> Result<Step, Err
         // Both rows are read at different moments: the member may have left.
         let Some(found) = view.get(MEMBERS, member_key(thread, user).as_bytes())? else { continue };
         let member = row::decode_member_row(&found)?;
-        if member.heard >= news.revision || news.display_name.as_ref() == Some(&member.display_name) {
+        let heard_later = member.heard >= news.revision;
+        let same_name = news.display_name.as_ref() == Some(&member.display_name);
+        if same_name && heard_later && news.history_is_new {
+            // Nothing to tell, but what was heard is no revision of this history.
+            told += 1;
+            let value = MemberRow { heard: news.revision, ..member }.encode_to_vec();
+            step.effect = step.effect.row_at(MEMBERS, member_key(thread, user), found.revision).put(
+                MEMBERS,
+                member_key(thread, user),
+                value,
+            );
+            step.changes = true;
+            continue;
+        }
+        if same_name || (heard_later && !news.history_is_new) {
             continue;
         }
         told += 1;

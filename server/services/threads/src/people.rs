@@ -16,7 +16,7 @@ use flotilla_proto::{
     errors::v1::Reason,
     users::v1::{GetUserRequest, User, users_service_client::UsersServiceClient},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -86,7 +86,8 @@ pub(crate) fn bucket(user: &str) -> Vec<u8> {
 pub(crate) async fn get(context: &Context, user: &str, deadline: Instant) -> Result<(User, u64), Error> {
     let mut request = Request::new(GetUserRequest { id: user.to_owned() });
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-    let answer = UsersServiceClient::new(context.services()).get_user(request).await;
+    let mut users = UsersServiceClient::new(context.services());
+    let answer = timeout_at(deadline, users.get_user(request)).await.map_err(|_| Error::DeadlineExpired)?;
     let answer = answer.map_err(|status| match status.code() {
         Code::NotFound => refusals::user_not_found(user),
         _ => error_of(&status),
@@ -103,6 +104,8 @@ pub(crate) fn error_of(status: &Status) -> Error {
     let reason = reason.and_then(|info| Reason::from_wire_name(&info.reason));
     match (reason, status.code()) {
         (Some(Reason::Internal) | None, Code::DeadlineExceeded) => Error::DeadlineExpired,
+        // Nobody answers in the cell that it runs in; that passes.
+        (None, Code::Unavailable) => Error::NoLeader,
         (Some(Reason::Internal) | None, code) => {
             Error::internal(format!("the users service answered {code:?}: {}", status.message()))
         }

@@ -35,7 +35,7 @@ use tonic::{
 use tower::ServiceExt;
 
 use self::{numbers::Numbers, page::Page, view::View};
-use super::{Failure, output::Output};
+use super::{Failure, health::one_server, output::Output};
 
 /// How long a server may take to send its page.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ impl Top {
         }
         let endpoint = match &self.health_endpoint {
             Some(endpoint) => endpoint.clone(),
-            None => second_port(&target.endpoint)?,
+            None => second_port(&one_server(target)?.endpoint)?,
         };
         let server = Server::new(&endpoint)?;
         match self.once || !io::stdout().is_terminal() {
