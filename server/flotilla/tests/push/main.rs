@@ -6,6 +6,7 @@
 #[path = "../support/crash/mod.rs"]
 #[allow(dead_code, reason = "the crash tests share these, and each uses a part")]
 mod crash;
+#[allow(dead_code, reason = "the cell tests share it, and each uses a part")]
 #[path = "../support/party/mod.rs"]
 mod party;
 #[cfg(target_os = "linux")]
