@@ -145,6 +145,9 @@ impl Watch for Servers {
     type Event = ServerEvent;
     type Response = WatchServersResponse;
 
+    /// Every server has it.
+    const SERVICE: &'static str = "";
+
     fn open(&self, client: Client, _: Option<Cursor>) -> Opening<WatchServersResponse> {
         let mut cluster = ClusterServiceClient::new(client.channel());
         let request = client.request(WatchServersRequest {});
