@@ -231,7 +231,10 @@ impl Members {
 
     pub(super) async fn apply(&self, change: ChangeMembers<ServerId, Server>, retain: bool) -> Result<(), ChangeError> {
         let changed = tokio::time::timeout(COMMIT, self.raft.change_membership(change, retain)).await;
-        self.changed.send_modify(|count| *count += 1);
+        if matches!(changed, Ok(Ok(_))) {
+            // After a failure the keeper waits for its next look: it would try again at once, without end.
+            self.changed.send_modify(|count| *count += 1);
+        }
         match changed {
             Err(_) => Err(ChangeError::Expired),
             Ok(Ok(_)) => Ok(()),

@@ -41,6 +41,8 @@ struct State {
     traced: bool,
     /// Until when each sync of the log takes.
     stalled_until: Option<tokio::time::Instant>,
+    /// How long each sync of the log takes at least.
+    latency: std::time::Duration,
 }
 
 #[derive(Clone, Default)]
@@ -96,6 +98,11 @@ impl SimDisk {
         self.state().gone = true;
     }
 
+    /// Lets each sync of the log take so long.
+    pub(crate) fn take_time(&self, latency: std::time::Duration) {
+        self.state().latency = latency;
+    }
+
     /// Lets no sync of the log end before a moment.
     pub(crate) fn stall_until(&self, moment: tokio::time::Instant) {
         self.state().stalled_until = Some(moment);
@@ -138,7 +145,8 @@ impl SimDisk {
     /// not synced, chance has kept some, and torn some.
     pub(crate) fn after_power_cut(&self, random: &mut StdRng) -> Self {
         let former = self.state().clone();
-        let mut state = State { next_file: former.next_file, traced: former.traced, ..State::default() };
+        let mut state =
+            State { next_file: former.next_file, traced: former.traced, latency: former.latency, ..State::default() };
         for (path, directory) in former.directories {
             let above_is_there = path.parent().is_none_or(|above| state.directories.contains_key(above));
             let is_root = state.directories.is_empty();
@@ -360,6 +368,10 @@ impl Disk for SimDisk {
     fn before_sync(&self) -> futures::future::BoxFuture<'static, ()> {
         let disk = self.clone();
         Box::pin(async move {
+            let latency = disk.state().latency;
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
             // It may be prolonged, or ended by a crash.
             while let Some(moment) = { disk.state().stalled_until }
                 && moment > tokio::time::Instant::now()
