@@ -614,42 +614,43 @@ impl World {
         let times: Vec<u64> = history.values().map(|record| record.time).collect();
         assert!(times.is_sorted(), "the log's time never goes back: {times:?}");
 
-        let shared = lock(&self.shared);
-        let key = |transaction: &Transaction| transaction.request.as_ref().expect("a request").key.clone();
-        let asked: BTreeMap<_, _> =
-            shared.requests.iter().map(|request| (key(&request.transaction), request)).collect();
-        let (mut model, mut seen) = (Model::default(), BTreeSet::new());
-        for record in history.values() {
-            let revision = record.revision;
-            let key = record.request.as_ref().expect("a request").key.clone();
-            let request = asked.get(&key).expect("nothing happened that nobody asked for");
-            assert!(seen.insert(key), "revision {revision} is a request that had been done");
-            assert!(request.possible, "revision {revision} is what a client was told had not happened");
-            let effect = model.apply(&request.transaction, revision, record.time).expect("no conditions");
-            assert_eq!(record.results, effect.results, "the results of revision {revision}");
-            assert_eq!(sorted(record.rows.clone()), effect.changes, "the rows of revision {revision}");
-        }
-        for (key, request) in &asked {
-            let Some(committed) = &request.committed else { continue };
-            let record = history.get(&committed.revision).expect("what was acknowledged is there");
-            assert_eq!(record.request.as_ref().expect("a request").key, *key, "revision {}", committed.revision);
-            assert_eq!((record.time, &record.results), (committed.time, &committed.results));
-        }
-        for replica in &replicas {
-            let mut rows = BTreeMap::new();
-            for table in [TABLE, LIST] {
-                for row in replica.store().scan(SPACE, table, (Bound::Unbounded, Bound::Unbounded)) {
-                    let (key, row) = row.expect("a row");
-                    rows.insert((table.to_owned(), key), row);
-                }
+        {
+            let shared = lock(&self.shared);
+            let key = |transaction: &Transaction| transaction.request.as_ref().expect("a request").key.clone();
+            let asked: BTreeMap<_, _> =
+                shared.requests.iter().map(|request| (key(&request.transaction), request)).collect();
+            let (mut model, mut seen) = (Model::default(), BTreeSet::new());
+            for record in history.values() {
+                let revision = record.revision;
+                let key = record.request.as_ref().expect("a request").key.clone();
+                let request = asked.get(&key).expect("nothing happened that nobody asked for");
+                assert!(seen.insert(key), "revision {revision} is a request that had been done");
+                assert!(request.possible, "revision {revision} is what a client was told had not happened");
+                let effect = model.apply(&request.transaction, revision, record.time).expect("no conditions");
+                assert_eq!(record.results, effect.results, "the results of revision {revision}");
+                assert_eq!(sorted(record.rows.clone()), effect.changes, "the rows of revision {revision}");
             }
-            assert_eq!(rows, model.rows, "the rows of s{}", replica.status().server);
+            for (key, request) in &asked {
+                let Some(committed) = &request.committed else { continue };
+                let record = history.get(&committed.revision).expect("what was acknowledged is there");
+                assert_eq!(record.request.as_ref().expect("a request").key, *key, "revision {}", committed.revision);
+                assert_eq!((record.time, &record.results), (committed.time, &committed.results));
+            }
+            for replica in &replicas {
+                let mut rows = BTreeMap::new();
+                for table in [TABLE, LIST] {
+                    for row in replica.store().scan(SPACE, table, (Bound::Unbounded, Bound::Unbounded)) {
+                        let (key, row) = row.expect("a row");
+                        rows.insert((table.to_owned(), key), row);
+                    }
+                }
+                assert_eq!(rows, model.rows, "the rows of s{}", replica.status().server);
+            }
+            self.told.committed += last;
+            self.told.retried += shared.retried;
+            self.told.reads += shared.reads;
+            self.told.leaders += shared.leaders.len() as u64;
         }
-        self.told.committed += last;
-        self.told.retried += shared.retried;
-        self.told.reads += shared.reads;
-        self.told.leaders += shared.leaders.len() as u64;
-        drop(shared);
         let (own, others) = replicas[0].check_cell(Instant::now() + Duration::from_secs(30)).await.expect("a check");
         assert!(own.holds(), "{own:?}");
         for other in others {
