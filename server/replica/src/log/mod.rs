@@ -129,7 +129,9 @@ impl Log {
             written.as_mut().enable();
             {
                 let state = self.state();
-                if index < state.first_index + state.positions.len() as u64 {
+                // What was never appended can't be written either: openraft's own tests apply such entries.
+                let appended = state.last.as_ref().is_some_and(|last| last.index >= index);
+                if !appended || index < state.first_index + state.positions.len() as u64 {
                     return Ok(());
                 }
                 if let Some(reason) = &state.failed {
