@@ -88,7 +88,7 @@ async fn a_service_that_is_not_here_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_cell_of_one_server_tells_of_it_and_takes_no_other() {
+async fn a_cell_of_one_server_tells_of_it_and_takes_no_other_that_doesnt_answer() {
     let dir = directory();
     let server = Server::start(dir.path());
     let mut cluster = ClusterServiceClient::new(server.channel().await);
@@ -100,9 +100,11 @@ async fn a_cell_of_one_server_tells_of_it_and_takes_no_other() {
         (only.address.clone(), &only.services[..]),
         (server.api.to_string(), &["users".into(), "records".into(), "threads".into()][..])
     );
-    let refused = cluster.add_server(AddServerRequest::default()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("a cell is one server"), "{refused:?}");
+    let nobody = AddServerRequest { id: 2, address: "127.0.0.1:1".to_owned(), ..AddServerRequest::default() };
+    let refused = cluster.add_server(nobody).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "SERVER_UNSUITABLE");
 }
 
 #[tokio::test]

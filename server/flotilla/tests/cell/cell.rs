@@ -87,7 +87,7 @@ struct Member {
 impl Cell {
     /// Servers that aren't started, with their configs in a folder. Called in the clients' namespace.
     pub(crate) fn new(network: Network, plan: Plan, folder: &Path) -> Self {
-        fs::write(folder.join("secret"), "a secret of this run only\n").expect("the secret written");
+        fs::write(folder.join("secret"), "a-secret-of-this-run-only\n").expect("the secret written");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(folder.join("secret"), mode).expect("the secret kept");
         let mut members = BTreeMap::new();
