@@ -151,7 +151,12 @@ impl Server {
     }
 
     pub(crate) fn start_with(data_dir: &Path, flags: &[&str]) -> Self {
-        let mut command = flotilla(&["serve", "--services", "all", "--log-format", "json"]);
+        Self::start_of("all", data_dir, flags)
+    }
+
+    /// A server of some services.
+    pub(crate) fn start_of(services: &str, data_dir: &Path, flags: &[&str]) -> Self {
+        let mut command = flotilla(&["serve", "--services", services, "--log-format", "json"]);
         command.arg("--data-dir").arg(data_dir).args(["--set", "limits.min_free_disk=1MiB"]).args(flags);
         let process = Process::start(&mut command);
         let address = |message: &str| {

@@ -16,6 +16,7 @@ mod harness;
 mod import;
 mod overload;
 mod people;
+mod remote;
 mod rescan;
 #[cfg(target_os = "linux")]
 mod stalled;
