@@ -41,8 +41,8 @@ pub mod peer {
     /// Every call carries metadata by which the receiver knows whom it hears: `flotilla-peer-cell` (the
     /// cell's name), `flotilla-peer-history` (absent while the sender's cell isn't formed),
     /// `flotilla-peer-from` and `flotilla-peer-to` (`<server>.<incarnation>`; `to` may be absent in
-    /// Describe), `flotilla-peer-protocol` (a number), and `flotilla-peer-secret` where the cell has one. A
-    /// call of another cell, history, protocol or without the secret is refused and does nothing.
+    /// Describe), `flotilla-peer-protocol` (a number), and `flotilla-peer-secret` where the cell has one;
+    /// names are percent-encoded where they have more than visible ASCII. A call of another cell, history, protocol or without the secret is refused and does nothing.
     pub mod v1 {
         include!("flotilla.peer.v1.rs");
     }

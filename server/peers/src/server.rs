@@ -96,6 +96,10 @@ impl Service<Request<Body>> for PeerServer {
 /// says has other codes, or an `ErrorInfo`.
 fn unread(response: &Response<Body>) -> Option<Refused> {
     let status = Status::from_header_map(response.headers())?;
+    // A caller that gave up before its message came is no stranger.
+    if status.message() == "Missing request message." {
+        return None;
+    }
     let unread = matches!(status.code(), Code::OutOfRange | Code::Internal) && refusals::refusal(&status).is_none();
     unread.then(|| Refused::new(Refusal::Malformed, status.message()))
 }

@@ -31,15 +31,15 @@ impl Replica {
     fn check_caller(&self, introduction: &Introduction, call: Option<&Call>) -> Result<(), PeerError> {
         let inner = self.inner();
         let needs_history = !matches!(call, Some(Call::Describe(_)));
-        let checked = inner.cell.check(introduction, needs_history, inner.log.last().is_none());
-        if checked.is_err() {
-            self.metrics().peers_refused.inc();
+        inner.cell.check(introduction, needs_history, inner.log.last().is_none())?;
+        if !needs_history {
+            return Ok(());
         }
-        checked?;
-        match inner.upkeep.is_stopped() && needs_history {
-            true => Err(not_serving("the server is stopping")),
-            false => Ok(()),
+        if inner.upkeep.is_stopped() {
+            return Err(not_serving("the server is stopping"));
         }
+        // Raft has stopped then, and would say so of every message, and in the log.
+        self.failure().map_or(Ok(()), |reason| Err(not_serving(format!("its log failed: {reason}"))))
     }
 
     async fn answer(&self, call: Call) -> Result<Answer, PeerError> {

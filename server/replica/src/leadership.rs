@@ -175,7 +175,10 @@ impl Follower {
                 _ = ticks.tick(), if leads && !alone => Ok(()),
             };
             if changed.is_err() {
+                // Raft has stopped: this server leads nothing any more, and hears of nobody who does.
                 self.flags.sole.store(false, Ordering::Release);
+                self.leads_known.send_replace(false);
+                self.leader_known.send_replace(None);
                 return;
             }
         }

@@ -41,8 +41,6 @@ pub struct Metrics {
     pub forwarded: Counter,
     /// Rounds by which reads made sure that they are current.
     pub read_rounds: Counter,
-    /// Calls of peers that were refused.
-    pub peers_refused: Counter,
     /// What is looked at from time to time, or when somebody asks.
     pub gauges: Gauges,
 }
@@ -115,7 +113,6 @@ impl Default for Metrics {
             installed: Counter::default(),
             forwarded: Counter::default(),
             read_rounds: Counter::default(),
-            peers_refused: Counter::default(),
             gauges: Gauges::default(),
         }
     }
@@ -142,7 +139,6 @@ impl Metrics {
         log.register("forwarded", "Transactions forwarded to the leader", self.forwarded.clone());
         let help = "Rounds by which reads made sure that they are current";
         log.register("read_rounds", help, self.read_rounds.clone());
-        log.register("peers_refused", "Calls of peers that were refused", self.peers_refused.clone());
         let feed = registry.sub_registry_with_prefix("flotilla_feed");
         feed.register("readers", "Readers of the feed", self.readers.clone());
         self.gauges.register(registry);

@@ -1,6 +1,5 @@
 //! The handle that everything above the log uses.
 
-use futures::future::BoxFuture;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_store::Store;
+use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     sync::{Semaphore, oneshot, watch},

@@ -1,9 +1,9 @@
 //! The servers of the cell and how they do, as this one knows it.
 
-use futures::future::BoxFuture;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use flotilla_proto::peer::v1::{self as peer, change_request::Change};
+use futures::future::BoxFuture;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{ChangeError, Replica, members::FormError, peer::ServerId, raft::server_id_from_storage};
@@ -70,8 +70,7 @@ impl Replica {
             nodes.push((inner.cell.id, inner.cell.address.clone()));
         }
         // While one life of a server replaces another, the one that votes stands for both.
-        let replaced: Vec<ServerId> = nodes.iter().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect();
-        nodes.retain(|(id, _)| !(replaced.contains(id) && voters.iter().any(|voter| voter.server == id.server)));
+        nodes.retain(|(id, _)| voters.contains(id) || !voters.iter().any(|voter| voter.server == id.server));
         nodes.sort_unstable();
         let describe = |(id, address): (ServerId, String)| {
             let own = id == inner.cell.id;
@@ -123,8 +122,10 @@ impl Replica {
             let leadership = &self.inner().leadership;
             let current = leadership.current();
             let mut known = leadership.watch();
-            // It never ends before this server does.
-            let _ = known.wait_for(|leader| *leader != current).await;
+            if known.wait_for(|leader| *leader != current).await.is_err() {
+                // Raft has stopped here: there is no such news any more.
+                std::future::pending::<()>().await;
+            }
         })
     }
 

@@ -1,8 +1,8 @@
 //! From a replica that runs to one that can be read and written.
 
-use futures::future::BoxFuture;
 use std::{sync::atomic::Ordering, time::Duration};
 
+use futures::future::BoxFuture;
 use openraft::{RaftMetrics, metrics::WaitError};
 use tokio::time::Instant;
 

@@ -7,7 +7,6 @@ use openraft::raft::{
 
 use crate::{
     Committed, ProposeError,
-    batcher::Outcome,
     peer::{PeerError, Refusal},
     raft::{
         LogId, TypeConfig, Vote, entry_from_storage, entry_to_storage, log_id_from_storage, log_id_to_storage,
@@ -173,14 +172,4 @@ pub(crate) fn proposed_from_peer(proposed: peer::Proposed) -> Result<Committed, 
         Kind::Invalid | Kind::Unspecified => ProposeError::Refused { reason: refusal.message },
         Kind::LeaderLost | Kind::Stopped => ProposeError::LeaderLost,
     })
-}
-
-impl From<Outcome> for Result<Committed, ProposeError> {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Committed(committed) => Ok(committed),
-            Outcome::Conflict { condition } => Err(ProposeError::Conflict { condition }),
-            Outcome::RequestIdReused => Err(ProposeError::RequestIdReused),
-        }
-    }
 }

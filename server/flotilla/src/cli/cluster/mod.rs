@@ -38,21 +38,16 @@ pub(super) enum Cluster {
 
 impl Cluster {
     pub(super) async fn run(self, target: &Target, output: &mut Output) -> Result<(), Failure> {
-        let this = match self {
-            // It calls no server.
-            Self::Recover(recover) => return recover.run(output),
-            this => this,
-        };
-        if let Self::Add(add) = &this {
-            add.check()?;
-        }
-        let client = Client::connect(target).await?;
-        match this {
-            Self::Status(status) => status.run(&client, output).await,
-            Self::Add(add) => add.run(&client, target.timeout, output).await,
-            Self::Remove(remove) => remove.run(&client).await,
-            Self::Transfer(transfer) => transfer.run(&client, output).await,
-            Self::Form(form) => form.run(&client, output).await,
+        match self {
+            Self::Status(status) => status.run(&Client::connect(target).await?, output).await,
+            Self::Add(add) => {
+                // Bad arguments are told before a server is looked for.
+                add.check()?;
+                add.run(&Client::connect(target).await?, target.timeout, output).await
+            }
+            Self::Remove(remove) => remove.run(&Client::connect(target).await?).await,
+            Self::Transfer(transfer) => transfer.run(&Client::connect(target).await?, output).await,
+            Self::Form(form) => form.run(&Client::connect(target).await?, output).await,
             Self::Recover(recover) => recover.run(output),
         }
     }

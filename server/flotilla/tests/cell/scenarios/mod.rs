@@ -35,14 +35,10 @@ const DELAYS: Plan = Plan { delays: true, ..Plan::THREE };
 const FAR: Plan = Plan { delays: true, cluster: "heartbeat = \"300ms\"\nelection = \"2s\"", ..Plan::THREE };
 const SMALL_DISK: Plan = Plan { small_disk: Some((2, 160)), limits: "min_free_disk = \"16 MiB\"", ..Plan::THREE };
 
-/// Those that have not passed on a cell of three yet, or were not tried: ignored unless they are asked for.
-pub(crate) const UNPROVEN: [&str; 5] = [
-    "one_disk_is_full",
-    "the_leader_s_disk_is_slow",
-    "a_wiped_server_is_a_new_one_and_votes_again",
-    "a_server_that_was_away_for_long_catches_up_by_snapshot",
-    "anything_at_random",
-];
+/// Those that fail for a reason that is known: ignored unless they are asked for. A disk that something else
+/// fills to its last byte costs a server its log until it is restarted (README, honest limits), so `one_disk_is_full`
+/// has no server 2 to go on with.
+pub(crate) const FAILING: [&str; 1] = ["one_disk_is_full"];
 
 /// All of them.
 pub(crate) const ALL: &[Scenario] = &[
